@@ -1,0 +1,85 @@
+import type { AddressSpace } from "@skep/memory";
+import type { VmExit } from "./exit.ts";
+import type { VcpuStateV1 } from "./state.ts";
+
+/** What an engine can do on this machine, for `skep doctor` and `engine: "auto"`. */
+export interface EngineProbe {
+  readonly usable: boolean;
+  /** One line for a person: the evidence, and what to do where it is not usable. */
+  readonly evidence: string;
+}
+
+export interface EngineVmOptions {
+  /** Guest-physical memory; its EPT and arena are what the guest may touch. */
+  readonly memory: AddressSpace;
+  /** Number of vCPUs that will be made, 1 to `Engine.maxVcpus`. */
+  readonly vcpus: number;
+  /** Time-stamp counter frequency in Hz. */
+  readonly tscHz: number;
+  /** Feature bits that CPUID offers the guest: the engine raises #UD for what is not offered. */
+  readonly cpuid: CpuidTable;
+}
+
+/** CPUID results the engine needs to know what the guest may use. */
+export interface CpuidTable {
+  /** Results for vCPU `index`; unsigned 32-bit each. */
+  query(index: number, leaf: number, subleaf: number): { eax: number; ebx: number; ecx: number; edx: number };
+}
+
+export interface Engine {
+  readonly name: "softvt" | "kvm";
+  readonly maxVcpus: number;
+  /** True where the engine brings its own interrupt controller (KVM's irqchip). */
+  readonly hasIrqchip: boolean;
+  /** True where `VcpuRunOptions.budget` and `instructions` are exact, so that runs can be repeated. */
+  readonly countsInstructions: boolean;
+  /** Bytes at the start of the arena that the engine keeps its own structures in; 0 where it needs none. */
+  readonly arenaBytes: number;
+  /** CPUID as this engine can back it: the most that a model may offer. */
+  readonly supportedCpuid: CpuidTable;
+  probe(): Promise<EngineProbe>;
+  /** @throws EngineUnavailableError where this machine cannot run it. */
+  createVm(options: EngineVmOptions): Promise<EngineVm>;
+}
+
+export interface EngineVm {
+  /** Makes vCPU `index`, in the state that the SDM gives for RESET (Vol. 3A table 10-1). */
+  createVcpu(index: number): EngineVcpu;
+  /** The address space's mappings changed: forget cached translations before any vCPU runs again. */
+  invalidateMappings(): void;
+  close(): Promise<void>;
+}
+
+export interface VcpuRunOptions {
+  /** Instructions to execute at most, about; the exit is `PreemptionTimer`. Where not countable, ignored. */
+  budget: number;
+  /** Time-stamp counter at the start of this slice, before the vCPU's offset. Advances 1 a TSC tick. */
+  tsc: bigint;
+  /** Ticks of the TSC an instruction advances it within a slice. */
+  tscPerInstruction: number;
+  /** Exit with `InterruptWindow` as soon as the guest can take an interrupt. */
+  interruptWindow: boolean;
+  /** Exit with `MonitorTrapFlag` after one instruction. */
+  singleStep: boolean;
+}
+
+export interface EngineVcpu {
+  readonly index: number;
+  /** Runs the guest until it exits. The exit is valid until the next run; answers are written into it. */
+  run(options: VcpuRunOptions): VmExit;
+  /** Whether an external interrupt injected now would be taken at the next entry (RFLAGS.IF, no shadow, no event). */
+  canTakeInterrupt(): boolean;
+  /** Delivers external interrupt `vector` (0 to 255) at the next entry. Only while `canTakeInterrupt()`. */
+  injectInterrupt(vector: number): void;
+  /** Makes an NMI pending. */
+  injectNmi(): void;
+  /** Instructions retired since the vCPU was made; a count within 2^53. */
+  readonly instructions: number;
+  save(): VcpuStateV1;
+  /** @throws StateError where `state` is not a valid vCPU state; nothing is changed then. */
+  restore(state: unknown): void;
+  /** INIT: as RESET but keeping what SDM Vol. 3A table 10-1 keeps; application processors then wait for SIPI. */
+  reset(kind: "reset" | "init"): void;
+  /** Start-up IPI: real mode at CS = vector << 8. Ignored unless waiting for it. */
+  startup(vector: number): void;
+}
