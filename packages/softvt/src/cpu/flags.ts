@@ -224,6 +224,6 @@ export function condition(f: Builder, cc: number): I32 {
     [lessFlag],
     [zeroFlag, lessFlag],
   ][cc >> 1]!;
-  const value = flags.map((flag) => f.call<I32>(flag)).reduce((a, b) => a.or(b));
+  const value = flags.map((flag): I32 => f.call<I32>(flag)).reduce((a, b) => a.or(b));
   return (cc & 1) === 1 ? value.eqz() : value;
 }

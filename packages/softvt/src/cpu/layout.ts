@@ -38,9 +38,11 @@ export const Gpr = { RAX: 0, RCX: 1, RDX: 2, RBX: 3, RSP: 4, RBP: 5, RSI: 6, RDI
 export const Seg = { ES: 0, CS: 1, SS: 2, DS: 3, FS: 4, GS: 5, LDTR: 6, TR: 7 } as const;
 
 let next = 0;
-function at(offset: number): void {
+/** A field at a fixed offset. */
+function at(offset: number, bytes: number, count: number): number {
   if (offset < next) throw new Error(`layout: ${offset} overlaps what ends at ${next}`);
   next = offset;
+  return take(bytes, count);
 }
 /** The next field of `bytes` bytes, naturally aligned up to 16. */
 function take(bytes: number, count = 1): number {
@@ -66,7 +68,7 @@ export const Cpu = {
   /** RIP where the instruction stream goes on, valid while no micro-op runs and at `leave`. */
   RIP: take(8),
 
-  XMM: (at(256), take(16, 16)),
+  XMM: at(256, 16, 16),
   /** x87 registers R0 to R7 (physical): significand i64, then sign and exponent i16. MMX registers alias the significands. */
   FPR: take(16, 8),
   /** i32 each. FSW without TOP, which has its own field; FTW as the full 16-bit tag word. */
@@ -202,7 +204,7 @@ export const Cpu = {
   /** Cached EPT translations. */
   NTLB: take(8, NTLB_ENTRIES),
   /** Three TLBs, in the order of `TlbMode`. */
-  TLBS: (at((next + 4095) & -4096), take(16, (3 * TLB_BYTES) / 16)),
+  TLBS: at((next + 4095) & -4096, 16, (3 * TLB_BYTES) / 16),
 } as const;
 
 export const VCPU_BYTES = (next + 4095) & -4096;
