@@ -9,6 +9,7 @@ import { ArenaError, GuestAddressError, hex, type NamedRange, OverlapError } fro
 import type { GuestMemory } from "./guest-memory.ts";
 import { PortSpace } from "./port-space.ts";
 import { RangeMap } from "./range-map.ts";
+import { type AddressSpaceStateV1, MemoryImage, type MemoryPageV1 } from "./state.ts";
 
 /** What lies at a range of guest-physical addresses; half-open, [start, end). */
 export interface MemoryRange extends NamedRange {
@@ -44,6 +45,7 @@ export class AddressSpace {
   readonly #chunks = new RangeMap<MemoryChunk>("guest-physical addresses");
   readonly #dma: Dma;
   readonly #mmio: BusMap;
+  readonly #image: MemoryImage;
   #ramUsed = 0;
   #generation = 0;
   #mappingsWatcher: (() => void) | undefined;
@@ -62,6 +64,7 @@ export class AddressSpace {
     this.#dma = new Dma(arena, this.#chunks);
     this.dma = this.#dma;
     this.dirty = new DirtyLog(arena, this.#chunks);
+    this.#image = new MemoryImage(arena, this.#chunks, this.#dma);
     this.ports = new PortSpace(options.onUnclaimed);
     this.#mmio = new BusMap("memory", this.#dma, options.onUnclaimed);
   }
@@ -112,6 +115,7 @@ export class AddressSpace {
       const chunk = this.#addChunk("rom", gpa, bytes, arenaOffset, name);
       this.arena.bytes.set(contents, arenaOffset);
       this.arena.bytes.fill(0xff, arenaOffset + contents.length, arenaOffset + bytes);
+      this.#dma.wrote(arenaOffset, bytes);
       return this.#claim(chunk, () => this.arena.free(arenaOffset));
     } catch (error) {
       this.arena.free(arenaOffset);
@@ -128,7 +132,9 @@ export class AddressSpace {
   addDeviceRam(gpa: number, arenaOffset: number, bytes: number, name: string): BusClaim {
     checkPages("arenaOffset", arenaOffset, PAGE_BYTES, this.arena.bytes.length - PAGE_BYTES);
     checkPages("bytes", bytes, PAGE_BYTES, this.arena.bytes.length - arenaOffset);
-    return this.#claim(this.#addChunk("device-ram", gpa, bytes, arenaOffset, name), () => {});
+    const claim = this.#claim(this.#addChunk("device-ram", gpa, bytes, arenaOffset, name), () => {});
+    this.#dma.wrote(arenaOffset, bytes);
+    return claim;
   }
 
   /**
@@ -243,6 +249,36 @@ export class AddressSpace {
   noteWritten(gpa: number, length: number): void {
     const view = length > 0 ? this.view(gpa, length) : undefined;
     if (view !== undefined) this.#dma.wrote(view.byteOffset, length);
+  }
+
+  /** The layout of RAM and ROM; contents are `pages()`, EPT permissions changed since are their changer's. */
+  save(): AddressSpaceStateV1 {
+    return this.#image.save();
+  }
+
+  /**
+   * Checks that `state` describes the RAM and ROM that this address space has; `restorePages` then takes
+   * the contents.
+   *
+   * @throws MemoryStateError where it does not.
+   */
+  restore(state: unknown): void {
+    this.#image.check(state);
+  }
+
+  /** Contents of RAM and ROM, page by page, without pages of zeros. `bytes` is the guest's own: copy it to keep it. */
+  pages(): Iterable<MemoryPageV1> {
+    return this.#image.pages();
+  }
+
+  /**
+   * Makes RAM and ROM what `pages` say, and zero where they say nothing. All of it counts as written.
+   *
+   * @throws MemoryStateError at the first page that is no `MemoryPageV1`, lies outside RAM and ROM or comes twice.
+   *   Those before it have been taken: the guest must not run then.
+   */
+  restorePages(pages: Iterable<unknown>): void {
+    this.#image.restorePages(pages);
   }
 
   #addChunk(kind: MemoryChunk["kind"], gpa: number, bytes: number, arenaOffset: number, name: string) {

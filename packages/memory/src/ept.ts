@@ -10,7 +10,10 @@ import { checkPages, EPT_ADDRESS_END, PAGE_BYTES } from "./check.ts";
  * control, supervisor shadow stacks, #VE, page-modification logging and five-level walks are not implemented.
  */
 
-/** Low half of an entry; the high half is zero (bits 63:52 are ignored, 51:32 reserved). */
+/**
+ * Low half of an entry; the high half is zero (bits 63:52 are ignored, 51:32 reserved). An entry that was never
+ * mapped is all zero; one without permissions keeps its other bits.
+ */
 export const EptEntry = {
   READ: 0x001,
   WRITE: 0x002,
@@ -112,6 +115,17 @@ const LEAF_RESERVED = [0, 0, 0x001f_f000, 0x3fff_f000, 0xf8] as const;
 const TABLE_RESERVED = [0, 0, 0x78, 0x78, 0xf8] as const;
 const RIGHTS = EptEntry.READ | EptEntry.WRITE | EptEntry.EXECUTE;
 const ADDRESS_HIGH_RESERVED = 0x000f_ffff;
+/** What the parts of a large page inherit from it: everything but its address and size. */
+const KEPT_BY_SPLIT =
+  RIGHTS | EptEntry.MEMORY_TYPE | EptEntry.IGNORE_PAT | EptEntry.ACCESSED | EptEntry.DIRTY;
+/** Cutting a range out of large pages takes a table a level at each of its two ends. */
+const SPLIT_TABLES = 4;
+
+const ACCESS_BIT = {
+  read: EptViolation.DATA_READ,
+  write: EptViolation.DATA_WRITE,
+  execute: EptViolation.FETCH,
+} as const satisfies Record<EptAccess, number>;
 
 type Level = 1 | 2 | 3 | 4;
 
@@ -130,6 +144,7 @@ export class Ept {
   /** @throws ArenaError where the arena has no page left for the root. */
   constructor(arena: RamArena, options: EptOptions = {}) {
     this.#arena = arena;
+    // The arena's own little-endian words: WebAssembly is little-endian, and so is every host that runs this.
     this.#words = new Uint32Array(arena.memory.buffer);
     this.#root = arena.allocate(PAGE_BYTES);
     this.#executeOnly = options.executeOnly ?? false;
@@ -151,7 +166,7 @@ export class Ept {
    */
   map(gpa: number, arenaOffset: number, bytes: number, mapping: EptMapping): void {
     this.#checkRange(gpa, bytes);
-    checkPages("arenaOffset", arenaOffset, 0, this.#arena.bytes.length - bytes);
+    checkPages("arenaOffset", arenaOffset, PAGE_BYTES, this.#arena.bytes.length - bytes);
     const type = mapping.memoryType ?? EptMemoryType.WriteBack;
     if (!isMemoryType(type)) throw new RangeError(`memoryType: expected 0, 1, 4, 5 or 6, got ${type}`);
     const leaf = this.#rights(mapping) | (type << EptEntry.MEMORY_TYPE_SHIFT);
@@ -179,8 +194,9 @@ export class Ept {
   }
 
   /**
-   * Changes what may be done in [gpa, gpa + bytes); addresses, memory types and A/D flags stay. All three
-   * permissions false makes the pages not present for good: `map` brings them back, `protect` does not.
+   * Changes what may be done in [gpa, gpa + bytes); addresses, memory types and A/D flags stay, even with all
+   * three permissions false: such an entry is not present, the processor ignores its other bits, and a later
+   * `protect` brings the page back. What was never mapped stays so.
    *
    * @throws RangeError as `map`.
    * @throws ArenaError where splitting a large page finds no room; nothing is changed then.
@@ -189,9 +205,7 @@ export class Ept {
     this.#checkRange(gpa, bytes);
     const rights = this.#rights(permissions);
     this.#reserve(SPLIT_TABLES);
-    this.#change(this.#root, 4, gpa, gpa + bytes, (entry) =>
-      rights === 0 ? 0 : ((entry & ~RIGHTS) | rights) >>> 0,
-    );
+    this.#change(this.#root, 4, gpa, gpa + bytes, (entry) => ((entry & ~RIGHTS) | rights) >>> 0);
     this.#onChange?.();
   }
 
@@ -297,7 +311,7 @@ export class Ept {
       const word = entryWord(table, level, gpa);
       if (level < 4 && next - gpa === span && (gpa + delta) % span === 0) {
         this.#releaseTable(word, level);
-        this.#set(word, (gpa + delta + (leaf | (level > 1 && leaf !== 0 ? EptEntry.LARGE : 0))) >>> 0);
+        this.#set(word, gpa + delta + (level > 1 ? leaf | EptEntry.LARGE : leaf));
       } else {
         this.#map(this.#descend(word, level), (level - 1) as Level, gpa, next, delta, leaf);
       }
@@ -305,14 +319,14 @@ export class Ept {
     }
   }
 
-  /** Puts every present leaf in [start, end) through `edit`, splitting those at the edges; 0 removes it. */
+  /** Puts every leaf in [start, end) through `edit`, splitting those at the edges; 0 removes it. */
   #change(table: number, level: Level, start: number, end: number, edit: (entry: number) => number): void {
     const span = SPAN[level];
     for (let gpa = start; gpa < end; ) {
       const next = Math.min(end, (Math.floor(gpa / span) + 1) * span);
       const word = entryWord(table, level, gpa);
       const low = this.#words[word]!;
-      if ((low & RIGHTS) !== 0) {
+      if (low !== 0) {
         if (isLeaf(low, level) && next - gpa === span) this.#set(word, edit(low));
         else this.#change(this.#descend(word, level), (level - 1) as Level, gpa, next, edit);
       }
@@ -326,7 +340,7 @@ export class Ept {
       const next = Math.min(end, (Math.floor(gpa / span) + 1) * span);
       const word = entryWord(table, level, gpa);
       const low = this.#words[word]!;
-      if ((low & RIGHTS) !== 0) {
+      if (low !== 0) {
         if (isLeaf(low, level)) Atomics.and(this.#words, word, ~(EptEntry.ACCESSED | EptEntry.DIRTY));
         else this.#clear((low & EptEntry.ADDRESS) >>> 0, (level - 1) as Level, gpa, next);
       }
@@ -337,12 +351,11 @@ export class Ept {
   /** The table below an entry: the one that is there, a split large page, or a new one. */
   #descend(word: number, level: Level): number {
     const low = this.#words[word]!;
-    const present = (low & RIGHTS) !== 0;
-    if (present && !isLeaf(low, level)) return (low & EptEntry.ADDRESS) >>> 0;
+    if (low !== 0 && !isLeaf(low, level)) return (low & EptEntry.ADDRESS) >>> 0;
     const table = this.#spare.pop()!;
-    if (present) {
+    if (low !== 0) {
       const below = (level - 1) as Level;
-      const flags = (low & 0x37f) | (below > 1 ? EptEntry.LARGE : 0);
+      const flags = (low & KEPT_BY_SPLIT) | (below > 1 ? EptEntry.LARGE : 0);
       const address = leafAddress(low, level);
       for (let i = 0; i < 512; i++) this.#words[table / 4 + 2 * i] = address + i * SPAN[below] + flags;
     }
@@ -353,7 +366,7 @@ export class Ept {
   /** Takes the table below an entry, if it has one, and all below that out of use. */
   #releaseTable(word: number, level: Level): void {
     const low = this.#words[word]!;
-    if ((low & RIGHTS) === 0 || isLeaf(low, level)) return;
+    if (low === 0 || isLeaf(low, level)) return;
     const table = (low & EptEntry.ADDRESS) >>> 0;
     for (let i = 0; i < 512; i++) this.#releaseTable(table / 4 + 2 * i, (level - 1) as Level);
     this.#words.fill(0, table / 4, table / 4 + 1024);
@@ -393,15 +406,6 @@ export class Ept {
   }
 }
 
-/** Cutting a range out of large pages takes a table a level at each of its two ends. */
-const SPLIT_TABLES = 4;
-
-const ACCESS_BIT = {
-  read: EptViolation.DATA_READ,
-  write: EptViolation.DATA_WRITE,
-  execute: EptViolation.FETCH,
-} as const satisfies Record<EptAccess, number>;
-
 /** At most this many tables whose entries together span `span`: where large pages fit, only at the ends. */
 function tableBound(gpa: number, bytes: number, span: number, delta: number): number {
   const touched = Math.floor((gpa + bytes - 1) / span) - Math.floor(gpa / span) + 1;
@@ -418,9 +422,8 @@ function isLeaf(low: number, level: Level): boolean {
 }
 
 function leafAddress(low: number, level: Level): number {
-  return low >>> 0 < SPAN[level]
-    ? 0
-    : ((low & EptEntry.ADDRESS) >>> 0) - (((low & EptEntry.ADDRESS) >>> 0) % SPAN[level]);
+  const address = (low & EptEntry.ADDRESS) >>> 0;
+  return address - (address % SPAN[level]);
 }
 
 function isMemoryType(type: number): type is EptMemoryType {

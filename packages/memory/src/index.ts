@@ -16,3 +16,5 @@ export {
 export * from "./guest-memory.ts";
 export * from "./page-flags.ts";
 export * from "./port-space.ts";
+export * from "./regmap.ts";
+export type { AddressSpaceStateV1, MemoryPageV1, MemoryRangeStateV1 } from "./state.ts";
