@@ -1,58 +1,22 @@
 import type { RamArena } from "./arena.ts";
 import { checkPages, EPT_ADDRESS_END, PAGE_BYTES } from "./check.ts";
-
-/**
- * Extended page tables (SDM Vol. 3C sec. 29.3): four levels of 512 entries of 64 bits, in the arena.
- * Where the manual says host-physical address these tables hold an arena offset, so physical addresses
- * are 32 bits wide and bits 51:32 of every entry are reserved.
- *
- * Software walks them (here and in an engine's generated code) as the processor would. Mode-based execute
- * control, supervisor shadow stacks, #VE, page-modification logging and five-level walks are not implemented.
- */
-
-/**
- * Low half of an entry; the high half is zero (bits 63:52 are ignored, 51:32 reserved). An entry that was never
- * mapped is all zero; one without permissions keeps its other bits.
- */
-export const EptEntry = {
-  READ: 0x001,
-  WRITE: 0x002,
-  EXECUTE: 0x004,
-  /** Bits 5:3 of a leaf. */
-  MEMORY_TYPE: 0x038,
-  MEMORY_TYPE_SHIFT: 3,
-  IGNORE_PAT: 0x040,
-  /** A 1 GiB page in level 3, a 2 MiB page in level 2. */
-  LARGE: 0x080,
-  ACCESSED: 0x100,
-  DIRTY: 0x200,
-  /** Bits 31:12: the next table, or a 4 KiB page; larger pages use fewer. */
-  ADDRESS: 0xffff_f000,
-} as const;
-
-/** Memory types (SDM Vol. 3A table 13-2); 2, 3 and 7 are reserved. */
-export const EptMemoryType = {
-  Uncacheable: 0,
-  WriteCombining: 1,
-  WriteThrough: 4,
-  WriteProtected: 5,
-  WriteBack: 6,
-} as const;
-export type EptMemoryType = (typeof EptMemoryType)[keyof typeof EptMemoryType];
-
-/** EPTP (SDM Vol. 3C table 25-9): memory type of the tables 2:0, walk length less one 5:3, A/D flags 6. */
-const EPTP = { WRITE_BACK: 0x06, WALK_LENGTH_4: 3 << 3, ACCESSED_DIRTY: 0x40 } as const;
-
-/** Exit qualification of an EPT violation (SDM Vol. 3C table 28-7); the engine adds bits 7 and 8. */
-export const EptViolation = {
-  DATA_READ: 0x01,
-  DATA_WRITE: 0x02,
-  FETCH: 0x04,
-  /** Bits 5:3: what all the entries together allow. */
-  READABLE: 0x08,
-  WRITABLE: 0x10,
-  EXECUTABLE: 0x20,
-} as const;
+import {
+  EPTP,
+  EptEntry,
+  type EptLevel,
+  EptMemoryType,
+  type EptProblem,
+  EptViolation,
+  entryWord,
+  eptProblem,
+  isLeaf,
+  isMemoryType,
+  leafAddress,
+  memoryTypeOf,
+  RIGHTS,
+  SPAN,
+  tableAddress,
+} from "./ept-format.ts";
 
 export interface EptPermissions {
   readonly read: boolean;
@@ -88,10 +52,9 @@ export type EptWalk =
     }
   | {
       readonly kind: "misconfiguration";
-      /** 4 for the PML4 to 1 for the page table. */
-      readonly level: number;
+      readonly level: EptLevel;
       readonly entry: bigint;
-      readonly problem: "write-without-read" | "execute-only" | "reserved-bits" | "memory-type" | "address";
+      readonly problem: EptProblem;
     };
 
 /** Leaf flags by guest-physical address. */
@@ -107,19 +70,9 @@ export interface EptOptions {
   readonly onChange?: () => void;
 }
 
-/** Bytes that one entry covers, by level. */
-const SPAN = [0, 2 ** 12, 2 ** 21, 2 ** 30, 2 ** 39] as const;
-/** Reserved bits of the low half of a leaf, by level (SDM Vol. 3C tables 29-2, 29-4, 29-6). */
-const LEAF_RESERVED = [0, 0, 0x001f_f000, 0x3fff_f000, 0xf8] as const;
-/** Reserved bits of the low half of an entry that names a table: 6:3, at level 4 also 7. */
-const TABLE_RESERVED = [0, 0, 0x78, 0x78, 0xf8] as const;
-const RIGHTS = EptEntry.READ | EptEntry.WRITE | EptEntry.EXECUTE;
-const ADDRESS_HIGH_RESERVED = 0x000f_ffff;
 /** What the parts of a large page inherit from it: everything but its address and size. */
 const KEPT_BY_SPLIT =
   RIGHTS | EptEntry.MEMORY_TYPE | EptEntry.IGNORE_PAT | EptEntry.ACCESSED | EptEntry.DIRTY;
-/** Cutting a range out of large pages takes a table a level at each of its two ends. */
-const SPLIT_TABLES = 4;
 
 const ACCESS_BIT = {
   read: EptViolation.DATA_READ,
@@ -127,9 +80,12 @@ const ACCESS_BIT = {
   execute: EptViolation.FETCH,
 } as const satisfies Record<EptAccess, number>;
 
-type Level = 1 | 2 | 3 | 4;
-
-/** One set of EPT tables, which says what guest-physical addresses mean and what may be done there. */
+/**
+ * One set of EPT tables in the arena: what guest-physical addresses mean and what may be done there.
+ *
+ * Software walks them (here and in an engine's generated code) as the processor would. Mode-based execute
+ * control, supervisor shadow stacks, #VE, page-modification logging and five-level walks are not implemented.
+ */
 export class Ept {
   readonly #arena: RamArena;
   readonly #words: Uint32Array;
@@ -188,7 +144,7 @@ export class Ept {
    */
   unmap(gpa: number, bytes: number): void {
     this.#checkRange(gpa, bytes);
-    this.#reserve(SPLIT_TABLES);
+    this.#reserve(this.#splitsAt(gpa) + this.#splitsAt(gpa + bytes));
     this.#change(this.#root, 4, gpa, gpa + bytes, () => 0);
     this.#onChange?.();
   }
@@ -204,7 +160,7 @@ export class Ept {
   protect(gpa: number, bytes: number, permissions: EptPermissions): void {
     this.#checkRange(gpa, bytes);
     const rights = this.#rights(permissions);
-    this.#reserve(SPLIT_TABLES);
+    this.#reserve(this.#splitsAt(gpa) + this.#splitsAt(gpa + bytes));
     this.#change(this.#root, 4, gpa, gpa + bytes, (entry) => ((entry & ~RIGHTS) | rights) >>> 0);
     this.#onChange?.();
   }
@@ -252,13 +208,13 @@ export class Ept {
     if (!(gpa >= 0 && gpa < EPT_ADDRESS_END)) return { kind: "violation", qualification: access };
     let rights: number = RIGHTS;
     let table = this.#root;
-    for (let level: Level = 4; ; level = (level - 1) as Level) {
+    for (let level: EptLevel = 4; ; level = (level - 1) as EptLevel) {
       const word = entryWord(table, level, gpa);
       const low = words[word]!;
       if ((low & RIGHTS) === 0) return { kind: "violation", qualification: access };
       path.push(word);
       const leaf = isLeaf(low, level);
-      const problem = this.#misconfigured(low, words[word + 1]!, level, leaf);
+      const problem = this.#problem(low, words[word + 1]!, level);
       if (problem !== undefined) {
         return {
           kind: "misconfiguration",
@@ -269,7 +225,7 @@ export class Ept {
       }
       rights &= low;
       if (!leaf) {
-        table = (low & EptEntry.ADDRESS) >>> 0;
+        table = tableAddress(low);
         continue;
       }
       if ((rights & access) !== access) return { kind: "violation", qualification: access | (rights << 3) };
@@ -278,7 +234,7 @@ export class Ept {
         kind: "ok",
         arenaOffset: leafAddress(low, level) + (gpa % span),
         pageBytes: span,
-        memoryType: ((low & EptEntry.MEMORY_TYPE) >>> EptEntry.MEMORY_TYPE_SHIFT) as EptMemoryType,
+        memoryType: memoryTypeOf(low) as EptMemoryType,
         permissions: {
           read: (rights & EptEntry.READ) !== 0,
           write: (rights & EptEntry.WRITE) !== 0,
@@ -289,22 +245,15 @@ export class Ept {
     }
   }
 
-  /** SDM Vol. 3C sec. 29.3.3.1, for an entry that is present. */
-  #misconfigured(low: number, high: number, level: Level, leaf: boolean) {
-    if ((low & (EptEntry.READ | EptEntry.WRITE)) === EptEntry.WRITE) return "write-without-read" as const;
-    if ((low & RIGHTS) === EptEntry.EXECUTE && !this.#executeOnly) return "execute-only" as const;
-    const reserved = leaf ? LEAF_RESERVED[level] : TABLE_RESERVED[level];
-    if ((low & reserved) !== 0 || (high & ADDRESS_HIGH_RESERVED) !== 0) return "reserved-bits" as const;
-    if (!leaf) {
-      return (low & EptEntry.ADDRESS) >>> 0 < this.#arena.bytes.length ? undefined : ("address" as const);
-    }
-    const type = (low & EptEntry.MEMORY_TYPE) >>> EptEntry.MEMORY_TYPE_SHIFT;
-    if (!isMemoryType(type)) return "memory-type" as const;
-    const end = leafAddress(low, level) + SPAN[level];
-    return end <= this.#arena.bytes.length ? undefined : ("address" as const);
+  #problem(low: number, high: number, level: EptLevel): EptProblem | undefined {
+    if ((low & RIGHTS) === EptEntry.EXECUTE && !this.#executeOnly) return "execute-only";
+    const problem = eptProblem(low, high, level);
+    if (problem !== undefined) return problem;
+    const end = isLeaf(low, level) ? leafAddress(low, level) + SPAN[level] : tableAddress(low) + PAGE_BYTES;
+    return end <= this.#arena.bytes.length ? undefined : "address";
   }
 
-  #map(table: number, level: Level, start: number, end: number, delta: number, leaf: number): void {
+  #map(table: number, level: EptLevel, start: number, end: number, delta: number, leaf: number): void {
     const span = SPAN[level];
     for (let gpa = start; gpa < end; ) {
       const next = Math.min(end, (Math.floor(gpa / span) + 1) * span);
@@ -313,14 +262,14 @@ export class Ept {
         this.#releaseTable(word, level);
         this.#set(word, gpa + delta + (level > 1 ? leaf | EptEntry.LARGE : leaf));
       } else {
-        this.#map(this.#descend(word, level), (level - 1) as Level, gpa, next, delta, leaf);
+        this.#map(this.#descend(word, level), (level - 1) as EptLevel, gpa, next, delta, leaf);
       }
       gpa = next;
     }
   }
 
   /** Puts every leaf in [start, end) through `edit`, splitting those at the edges; 0 removes it. */
-  #change(table: number, level: Level, start: number, end: number, edit: (entry: number) => number): void {
+  #change(table: number, level: EptLevel, start: number, end: number, edit: (entry: number) => number): void {
     const span = SPAN[level];
     for (let gpa = start; gpa < end; ) {
       const next = Math.min(end, (Math.floor(gpa / span) + 1) * span);
@@ -328,13 +277,18 @@ export class Ept {
       const low = this.#words[word]!;
       if (low !== 0) {
         if (isLeaf(low, level) && next - gpa === span) this.#set(word, edit(low));
-        else this.#change(this.#descend(word, level), (level - 1) as Level, gpa, next, edit);
+        else {
+          const below = this.#descend(word, level);
+          this.#change(below, (level - 1) as EptLevel, gpa, next, edit);
+          // An emptied table goes, or a guest that moves a BAR about would use up the arena.
+          if (this.#isEmpty(below)) this.#releaseTable(word, level);
+        }
       }
       gpa = next;
     }
   }
 
-  #clear(table: number, level: Level, start: number, end: number): void {
+  #clear(table: number, level: EptLevel, start: number, end: number): void {
     const span = SPAN[level];
     for (let gpa = start; gpa < end; ) {
       const next = Math.min(end, (Math.floor(gpa / span) + 1) * span);
@@ -342,19 +296,19 @@ export class Ept {
       const low = this.#words[word]!;
       if (low !== 0) {
         if (isLeaf(low, level)) Atomics.and(this.#words, word, ~(EptEntry.ACCESSED | EptEntry.DIRTY));
-        else this.#clear((low & EptEntry.ADDRESS) >>> 0, (level - 1) as Level, gpa, next);
+        else this.#clear(tableAddress(low), (level - 1) as EptLevel, gpa, next);
       }
       gpa = next;
     }
   }
 
   /** The table below an entry: the one that is there, a split large page, or a new one. */
-  #descend(word: number, level: Level): number {
+  #descend(word: number, level: EptLevel): number {
     const low = this.#words[word]!;
-    if (low !== 0 && !isLeaf(low, level)) return (low & EptEntry.ADDRESS) >>> 0;
+    if (low !== 0 && !isLeaf(low, level)) return tableAddress(low);
     const table = this.#spare.pop()!;
     if (low !== 0) {
-      const below = (level - 1) as Level;
+      const below = (level - 1) as EptLevel;
       const flags = (low & KEPT_BY_SPLIT) | (below > 1 ? EptEntry.LARGE : 0);
       const address = leafAddress(low, level);
       for (let i = 0; i < 512; i++) this.#words[table / 4 + 2 * i] = address + i * SPAN[below] + flags;
@@ -364,13 +318,30 @@ export class Ept {
   }
 
   /** Takes the table below an entry, if it has one, and all below that out of use. */
-  #releaseTable(word: number, level: Level): void {
+  #releaseTable(word: number, level: EptLevel): void {
     const low = this.#words[word]!;
     if (low === 0 || isLeaf(low, level)) return;
-    const table = (low & EptEntry.ADDRESS) >>> 0;
-    for (let i = 0; i < 512; i++) this.#releaseTable(table / 4 + 2 * i, (level - 1) as Level);
+    const table = tableAddress(low);
+    for (let i = 0; i < 512; i++) this.#releaseTable(table / 4 + 2 * i, (level - 1) as EptLevel);
     this.#words.fill(0, table / 4, table / 4 + 1024);
     this.#spare.push(table);
+    this.#set(word, 0);
+  }
+
+  /** How many tables it takes to make `gpa` the border of a page. */
+  #splitsAt(gpa: number): number {
+    let table = this.#root;
+    for (let level: EptLevel = 4; gpa < EPT_ADDRESS_END; level = (level - 1) as EptLevel) {
+      const low = this.#words[entryWord(table, level, gpa)]!;
+      if (low === 0 || gpa % SPAN[level] === 0) return 0;
+      if (isLeaf(low, level)) return level === 3 && gpa % SPAN[2] !== 0 ? 2 : 1;
+      table = tableAddress(low);
+    }
+    return 0;
+  }
+
+  #isEmpty(table: number): boolean {
+    return this.#words.subarray(table / 4, table / 4 + 1024).every((word) => word === 0);
   }
 
   #set(word: number, low: number): void {
@@ -410,22 +381,4 @@ export class Ept {
 function tableBound(gpa: number, bytes: number, span: number, delta: number): number {
   const touched = Math.floor((gpa + bytes - 1) / span) - Math.floor(gpa / span) + 1;
   return delta % span === 0 ? Math.min(2, touched) : touched;
-}
-
-/** Index into the arena's 32-bit words of the entry for `gpa`. */
-function entryWord(table: number, level: Level, gpa: number): number {
-  return table / 4 + 2 * (Math.floor(gpa / SPAN[level]) % 512);
-}
-
-function isLeaf(low: number, level: Level): boolean {
-  return level === 1 || (level < 4 && (low & EptEntry.LARGE) !== 0);
-}
-
-function leafAddress(low: number, level: Level): number {
-  const address = (low & EptEntry.ADDRESS) >>> 0;
-  return address - (address % SPAN[level]);
-}
-
-function isMemoryType(type: number): type is EptMemoryType {
-  return type === 0 || type === 1 || (type >= 4 && type <= 6);
 }

@@ -5,6 +5,7 @@ export type { UnclaimedAccess, UnclaimedWatcher } from "./bus-map.ts";
 export { type DirtyClearedWatcher, DirtyLog } from "./dirty.ts";
 export type { CodeWatcher } from "./dma.ts";
 export * from "./ept.ts";
+export { EptEntry, type EptLevel, EptMemoryType, type EptProblem, EptViolation } from "./ept-format.ts";
 export {
   ArenaError,
   GuestAddressError,

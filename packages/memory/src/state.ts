@@ -51,11 +51,11 @@ export class MemoryImage {
   /** @throws MemoryStateError unless `state` describes the very layout that is there. */
   check(state: unknown): void {
     const saved = record("state", state);
-    if (saved["kind"] !== "address-space") {
-      throw new MemoryStateError("state.kind", '"address-space"', saved["kind"]);
+    if (saved.kind !== "address-space") {
+      throw new MemoryStateError("state.kind", '"address-space"', saved.kind);
     }
-    if (saved["version"] !== 1) throw new MemoryStateError("state.version", "1", saved["version"]);
-    const memory = saved["memory"];
+    if (saved.version !== 1) throw new MemoryStateError("state.version", "1", saved.version);
+    const memory = saved.memory;
     const here = this.#saved();
     if (!Array.isArray(memory) || memory.length !== here.length) {
       throw new MemoryStateError(
