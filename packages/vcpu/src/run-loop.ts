@@ -218,8 +218,9 @@ export class RunLoop implements VcpuSignals {
   #runRound(): boolean {
     let hasRun = false;
     for (const slot of this.#slots) {
-      if (this.#stopRequested || this.#end !== undefined) return hasRun;
+      if (this.#end !== undefined) return hasRun;
       this.#fireTimers();
+      if (this.#stopRequested) return hasRun;
       if (!this.#isRunnable(slot)) continue;
       hasRun = true;
       this.#runSlice(slot);
@@ -258,10 +259,10 @@ export class RunLoop implements VcpuSignals {
           return;
       }
       left -= count + EXIT_COST;
-      if (left <= 0 || this.#stopRequested) return;
+      if (left <= 0) return;
       this.#fireTimers();
       this.#takeSignals(slot);
-      if (slot.isWaiting) return;
+      if (slot.isWaiting || this.#stopRequested) return;
     }
   }
 

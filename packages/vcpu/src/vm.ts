@@ -357,6 +357,8 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
   }
 
   async #runLoop(): Promise<void> {
+    // The guest starts in a task of its own, so that `#turn` is there when a device asks for a pause.
+    await Promise.resolve();
     let end: RunLoopEnd;
     try {
       end = await this.#loop.run();
