@@ -1,3 +1,4 @@
+export * from "./acpi/index.ts";
 export * from "./e820.ts";
 export { BootError, type BootErrorCode } from "./errors.ts";
 export * from "./layout.ts";
