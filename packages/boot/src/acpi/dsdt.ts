@@ -19,13 +19,13 @@ export function dsdt(
   extra: readonly Aml[],
 ): Uint8Array {
   const system = scope(
-    "\\_SB",
+    "_SB",
     ...processors.map((_, uid) => processor(uid)),
     ...platform.serialPorts.map(({ port, irq: line }, i) => serialPort(i + 1, port, line)),
     ...legacyDevices(platform),
     motherboard(platform),
   );
-  return table("DSDT", DSDT_REVISION, concat([sleepPackage("\\_S5", Acpi.SLP_TYP_S5), system, ...extra]));
+  return table("DSDT", DSDT_REVISION, concat([sleepPackage("_S5", Acpi.SLP_TYP_S5), system, ...extra]));
 }
 
 /** A processor device; _UID ties it to the MADT's entry. */
