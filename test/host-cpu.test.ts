@@ -3,6 +3,7 @@
  * Machine code is literal, so that the encoder has no part in its own proof.
  */
 
+import { Worker } from "node:worker_threads";
 import { afterAll, describe, expect, it } from "vitest";
 import {
   CODE_START,
@@ -38,6 +39,12 @@ const DF = 0x400;
 const AC = 0x40000;
 const ID = 0x200000;
 const STATUS = 0x8d5;
+
+/** (memory 1) (func (export "f") (param i32) (result i32) local.get 0  i32.load) */
+const LOADER = Uint8Array.of(
+  ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 6, 1, 0x60, 1, 0x7f, 1, 0x7f, 3, 2, 1, 0, 5, 3, 1, 0, 1],
+  ...[7, 5, 1, 1, 0x66, 0, 0, 10, 9, 1, 7, 0, 0x20, 0, 0x28, 2, 0, 0x0b],
+);
 
 interface WasmApi {
   Module: new (bytes: Uint8Array) => object;
@@ -420,18 +427,34 @@ describe.skipIf(skipped)(`the host's processor as an oracle${skipped ? ` (${skip
   it("leaves V8 its wasm traps", () => {
     // The project's TypeScript configuration has no DOM library, which is where these are declared.
     const wasm = (globalThis as unknown as { WebAssembly: WasmApi }).WebAssembly;
-    // (memory 1) (func (export "f") (param i32) (result i32) local.get 0  i32.load)
-    const module = Uint8Array.of(
-      ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 6, 1, 0x60, 1, 0x7f, 1, 0x7f, 3, 2, 1, 0, 5, 3, 1, 0, 1],
-      ...[7, 5, 1, 1, 0x66, 0, 0, 10, 9, 1, 7, 0, 0x20, 0, 0x28, 2, 0, 0x0b],
-    );
-    const { exports } = new wasm.Instance(new wasm.Module(module));
+    const { exports } = new wasm.Instance(new wasm.Module(LOADER));
     const load = exports.f!;
     for (let i = 0; i < 100; i++) {
       run([0x8b, 0x00]);
       expect(load(0)).toBe(0);
       expect(() => load(0x7fffffff)).toThrow(wasm.RuntimeError);
     }
+  });
+
+  it("passes on the wasm traps that another thread takes meanwhile", async () => {
+    const shared = new Int32Array(new SharedArrayBuffer(8)); // stop, traps
+    const source = `
+      const { workerData: [loader, shared] } = require("node:worker_threads");
+      const { f } = new WebAssembly.Instance(new WebAssembly.Module(loader)).exports;
+      while (!Atomics.load(shared, 0)) {
+        try { f(0x7fffffff); } catch { Atomics.add(shared, 1, 1); }
+      }`;
+    const worker = new Worker(source, { eval: true, workerData: [LOADER, shared] });
+    const ended = new Promise<number>((resolve, reject) =>
+      worker.once("exit", resolve).once("error", reject),
+    );
+    while (Atomics.load(shared, 1) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    const before = Atomics.load(shared, 1);
+    for (let i = 0; i < 5000 || Atomics.load(shared, 1) < before + 1000; i++) {
+      expect(run([0x0f, 0x0b]).end.kind).toBe("fault");
+    }
+    Atomics.store(shared, 0, 1);
+    expect(await ended).toBe(0);
   });
 
   it("knows the processor", () => {
