@@ -2,10 +2,12 @@
 
 import { afterAll, describe, expect, it } from "vitest";
 import { type Case, cases } from "./host-cpu/cases.ts";
+import { differences } from "./host-cpu/compare.ts";
 import { expand, type FormOperand, type InstructionSpec } from "./host-cpu/forms.ts";
 import { CODE_START, HOST_LAYOUT, HostCpu, type HostResult } from "./host-cpu/host-cpu.ts";
 import { parseOperands } from "./host-cpu/operands.ts";
 import { Random } from "./host-cpu/random.ts";
+import { fromTable, type TableEntry } from "./host-cpu/table.ts";
 
 const opened = HostCpu.open();
 const skipped = "unavailable" in opened ? opened.unavailable : "";
@@ -151,6 +153,90 @@ describe.skipIf(skipped)(`instruction forms on the host's processor${skipped ? `
       };
       for (const test of cases(spec, random, { mode, faults: false })) outcomes.add(run(test).rflags & 0x40);
       expect(outcomes).toEqual(new Set([0, 0x40]));
+    });
+  });
+
+  describe("from an engine's table", () => {
+    const entry = (
+      name: string,
+      opcode: number,
+      operandText: string,
+      more: Partial<TableEntry> = {},
+    ): TableEntry => ({
+      name,
+      map: 0,
+      opcode,
+      digit: undefined,
+      modrm: undefined,
+      prefix: undefined,
+      rexW: undefined,
+      operandText,
+      ...more,
+    });
+    const ENTRIES: readonly TableEntry[] = [
+      entry("PUSH", 0x53, "Zv", { size64: "d64" }),
+      entry("MOVSB", 0xa4, ""),
+      entry("STOS", 0xab, "", { sizes: [16, 32, 64] }),
+      entry("SCASB", 0xae, ""),
+      entry("RETF", 0xcb, "", { sizes: [16, 32, 64] }),
+      entry("IRET", 0xcf, "", { sizes: [16, 32, 64] }),
+      entry("PUSHF", 0x9c, "", { size64: "d64" }),
+      entry("POPF", 0x9d, "", { size64: "d64" }),
+      entry("NOP", 0x1f, "Ev", { map: 1, digit: 0 }),
+      entry("MOVBE", 0xf0, "Gv=,Mv", { map: 2, prefix: "", feature: "movbe" }),
+      entry("POPCNT", 0xb8, "Gv=,Ev", { map: 1, prefix: "F3", feature: "popcnt" }),
+      entry("MOVQ", 0x7e, "Ey=,Vx", { map: 1, prefix: "66", rexW: true }),
+      entry("ANDN", 0xf2, "Gy=,By,Ey", { map: 2, prefix: "", vex: true, feature: "bmi1" }),
+      entry("AAM", 0xd4, "Ib", { mode: "no64" }),
+      entry("SHL", 0xd3, "Ev+,CL", { digit: 4 }),
+      entry("BSF", 0xbc, "Gv=,Ev", { map: 1, prefix: "" }),
+    ];
+
+    it.each(ENTRIES.map((entry) => [entry.name, entry] as const))("runs %s", (name, entry) => {
+      const spec = fromTable(entry);
+      if ("unsuitable" in spec) throw new Error(spec.unsuitable);
+      const lacking = spec.feature && cpu.features.lacks(spec.feature);
+      if (lacking) return console.warn(`${name} skipped: ${lacking}`);
+      let landed = 0;
+      for (const mode of [64, 32] as const) {
+        for (const test of cases(spec, new Random(21), { mode })) {
+          const host = run(test);
+          expect(host.end.kind, test.name).not.toBe("timeout");
+          expect(host.end.kind === "fault" && host.end.vector === 6, `${test.name}: #UD`).toBe(
+            test.name.includes("lock"),
+          );
+          expect(differences(test, host, host), test.name).toEqual([]);
+          if (host.end.kind === "landed") landed++;
+        }
+      }
+      expect(landed).toBeGreaterThan(0);
+    });
+
+    it("says why an entry cannot be asked about", () => {
+      expect(fromTable(entry("RDTSC", 0x31, "", { map: 1 }))).toEqual({
+        unsuitable: "its result is the host's own",
+      });
+      expect(() => fromTable(entry("ADD", 0x01, "Ev+,Gv", { feature: "mmy" }))).toThrow(
+        /unknown feature mmy/,
+      );
+    });
+
+    it("tells where results differ, and spares what is undefined", () => {
+      const [test] = cases({ name: "AND", opcode: 0x23, operands: "Gd+,Rd" }, new Random(22));
+      const host = run(test!);
+      const register = test!.form.operands[0]!;
+      if (register.kind !== "gpr") throw new Error("the first operand is a register");
+      const gpr = host.gpr.slice();
+      gpr[register.register] = gpr[register.register]! ^ 1n;
+      expect(differences(test!, host, { ...host, gpr })).toHaveLength(1);
+      expect(differences(test!, host, { ...host, rflags: host.rflags ^ 0x10 })).toEqual([]); // AF
+      expect(differences(test!, host, { ...host, rflags: host.rflags ^ 0x40 })[0]).toMatch(
+        /^rflags: host 0x/,
+      );
+      const end = { kind: "fault", vector: 14, errorCode: 6, address: 0x1000n } as const;
+      expect(differences(test!, host, { ...host, end })).toEqual([
+        "end: host landed, engine vector 14, error code 0x6 at 0x1000",
+      ]);
     });
   });
 

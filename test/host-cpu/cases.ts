@@ -171,6 +171,19 @@ class Filler {
         state.gpr[REG.RBP] = stackPointer(random);
         this.#put(state.gpr[REG.RBP]! - 64n, random.bytes(128));
         break;
+      case "far-return":
+      case "interrupt-return":
+        this.#placeFarReturn(form.spec.role === "interrupt-return");
+        break;
+      case "string":
+        // Few different bytes, so that repeated comparisons go on for a while.
+        for (const register of [REG.RSI, REG.RDI]) {
+          const around = random.bytes(512).map((byte) => byte & (random.oneIn(8) ? 1 : 0));
+          const address = form.registers.get(register)!;
+          const narrow = form.name.includes("narrow") || form.mode === 32;
+          this.#put((narrow ? address & 0xffffffffn : address) - 256n, around);
+        }
+        break;
       case "bits":
         this.#boundBitOffset();
         break;
@@ -201,6 +214,21 @@ class Filler {
       );
     } else state.gpr[REG.RSP] = stackPointer(random);
     this.#put(state.gpr[REG.RSP]! - 32n, random.bytes(96));
+  }
+
+  /** RIP and CS, and for IRET also RFLAGS, RSP and SS (which 32-bit code leaves on the stack here). */
+  #placeFarReturn(interrupt: boolean): void {
+    const { form, random, state } = this;
+    this.#placeStack();
+    const bytes = form.operandBits / 8;
+    const flags = random.u32() & (RFLAGS.STATUS | RFLAGS.DF | RFLAGS.ID | RFLAGS.AC);
+    const selector = random.oneIn(8) ? random.pick(SELECTORS) : random.oneIn(2) ? 0x23n : 0x33n;
+    const frame = [BigInt(landing(random)), selector];
+    if (interrupt)
+      frame.push(BigInt(flags), stackPointer(random), random.oneIn(8) ? random.pick(SELECTORS) : 0x2bn);
+    for (const [i, word] of frame.entries()) {
+      this.#put(state.gpr[REG.RSP]! + BigInt(i * bytes), littleEndian(word, bytes));
+    }
   }
 
   /** A bit offset that stays within 4 KiB of the memory operand, both ways. */

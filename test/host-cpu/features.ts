@@ -64,6 +64,10 @@ const FEATURES = {
 
 export type FeatureName = keyof typeof FEATURES;
 
+export function isFeatureName(name: string): name is FeatureName {
+  return Object.hasOwn(FEATURES, name);
+}
+
 /** The host's processor as CPUID tells it. */
 export class HostFeatures {
   readonly vendor: string;

@@ -12,12 +12,14 @@ import {
   type Addressing,
   addressing16,
   addressingFor,
+  type Place,
   pickPlace,
   placeAddress,
   SHAPES,
   type Shape,
 } from "./addressing.ts";
 import { type Encoding, encode, type Immediate, type OpcodeMap, PREFIX, REG } from "./encode.ts";
+import type { FeatureName } from "./features.ts";
 import { CODE_START, HOST_LAYOUT } from "./host-cpu.ts";
 import {
   type Access,
@@ -55,7 +57,12 @@ export type Role =
   /** [rBX + AL] is read: XLAT. */
   | "table"
   /** [rDI] is written: MASKMOVDQU. */
-  | "masked-store";
+  | "masked-store"
+  /** [rSI] or [rDI] or both, without operand codes: MOVS, STOS. */
+  | "string"
+  /** The stack holds a far return address, or a whole interrupt frame. */
+  | "far-return"
+  | "interrupt-return";
 
 /** One instruction as a decoder's table describes it. */
 export interface InstructionSpec {
@@ -76,6 +83,8 @@ export interface InstructionSpec {
   sizes?: readonly OperandBits[] | undefined;
   /** REX.W or VEX.W fixed to one. */
   w?: boolean | undefined;
+  /** `Z` is the register that the opcode's low bits already name (or the one eight above it). */
+  oneRegister?: boolean | undefined;
   vex?: { l: 0 | 1 } | undefined;
   modes?: readonly (64 | 32)[] | undefined;
   /** LOCK is allowed on a memory destination. */
@@ -83,6 +92,8 @@ export interface InstructionSpec {
   /** REP, or REPE and REPNE. */
   rep?: "rep" | "repe" | undefined;
   role?: Role | undefined;
+  /** What the processor must offer; `HostFeatures.lacks` gives the reason to skip it. */
+  feature?: FeatureName | undefined;
 }
 
 /** An operand as one form has it. */
@@ -146,11 +157,12 @@ export function expand(spec: InstructionSpec, random: Random, options: ExpandOpt
 }
 
 function operandSizes(spec: InstructionSpec, operands: OperandSpec[], mode: 64 | 32): readonly OperandBits[] {
-  if (spec.sizes) return spec.sizes.filter((bits) => mode === 64 || bits !== 64);
-  if (spec.size64 && mode === 64) return spec.size64 === "d64" ? [16, 64] : [64];
-  if (!isSized(operands)) return [32];
-  if (isWideOnly(operands)) return mode === 64 ? [32, 64] : [32];
-  return mode === 64 ? [16, 32, 64] : [16, 32];
+  const sized = isSized(operands);
+  const wideOnly = sized && isWideOnly(operands);
+  const sizes = spec.sizes ?? (wideOnly ? [32, 64] : sized || spec.size64 ? [16, 32, 64] : [32]);
+  if (mode === 32) return sizes.filter((bits) => bits !== 64);
+  if (spec.size64 === "f64") return [64];
+  return spec.size64 === "d64" ? sizes.filter((bits) => bits !== 32) : sizes;
 }
 
 function variants(spec: InstructionSpec, operands: OperandSpec[], mode: 64 | 32, random: Random): Variant[] {
@@ -275,7 +287,9 @@ class FormBuilder {
         this.#encoding.reg = this.#pickGpr(bits);
         return this.#gpr(this.#encoding.reg, bits, access);
       case "Z":
-        this.#encoding.opcodeReg = this.#pickGpr(bits);
+        this.#encoding.opcodeReg = this.spec.oneRegister
+          ? (this.spec.opcode & 7) | (this.#count === 16 ? 8 * this.random.below(2) : 0)
+          : this.#pickGpr(bits);
         return this.#gpr(this.#encoding.opcodeReg, bits, access);
       case "B":
         return this.#gpr(this.#pickVvvv(), bits, access);
@@ -315,7 +329,7 @@ class FormBuilder {
         this.#immediates.push({ value: 0, bytes: type === "b" ? 1 : bits === 16 ? 2 : 4 });
         return { kind: "target", address: 0, access };
       case "A":
-        return this.#farPointer(bits, access);
+        return this.#farPointer(access);
       case "O":
         return this.#offset(Math.ceil(bits / 8), kind, access);
       case "X":
@@ -345,7 +359,13 @@ class FormBuilder {
     return this.#encoding.vex!.vvvv;
   }
 
-  #place() {
+  /** 32-bit addresses are never non-canonical. */
+  #harmless(place: Place): Place {
+    const wide = this.mode === 64 && !this.variant.narrow;
+    return place === "non-canonical" && !wide ? "anywhere" : place;
+  }
+
+  #place(): Place {
     return this.faults ? pickPlace(this.random) : this.random.pick(["aligned", "anywhere", "page"] as const);
   }
 
@@ -374,9 +394,9 @@ class FormBuilder {
   }
 
   /** ptr16:16 or ptr16:32 into the code window. A 16-bit offset cannot reach it and faults. */
-  #farPointer(bits: number, access: Access): FormOperand {
+  #farPointer(access: Access): FormOperand {
     const address = landing(this.random);
-    this.#immediates.push({ value: address, bytes: bits === 32 ? 2 : 4 }, { value: 0x23, bytes: 2 });
+    this.#immediates.push({ value: address, bytes: this.bits === 16 ? 2 : 4 }, { value: 0x23, bytes: 2 });
     return { kind: "target", address, access };
   }
 
@@ -419,7 +439,13 @@ class FormBuilder {
     const { spec, random, variant } = this;
     if (variant.rep !== undefined) this.#pin(REG.RCX, BigInt(random.below(17)));
     if (spec.role === "table") this.#pin(REG.RBX, BigInt(HOST_LAYOUT.DATA + random.below(0xff00)));
-    if (spec.role === "masked-store") this.#pin(REG.RDI, placeAddress(this.#place(), 16, random));
+    if (spec.role === "masked-store")
+      this.#pin(REG.RDI, placeAddress(this.#harmless(this.#place()), 16, random));
+    if (spec.role === "string") {
+      for (const register of [REG.RSI, REG.RDI]) {
+        this.#pin(register, placeAddress(this.#harmless(this.#place()), this.bits / 8, random, 256));
+      }
+    }
   }
 
   /** Gives a relative branch its displacement, once the length is known: never into its own bytes. */
