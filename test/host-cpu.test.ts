@@ -46,12 +46,6 @@ const LOADER = Uint8Array.of(
   ...[7, 5, 1, 1, 0x66, 0, 0, 10, 9, 1, 7, 0, 0x20, 0, 0x28, 2, 0, 0x0b],
 );
 
-interface WasmApi {
-  Module: new (bytes: Uint8Array) => object;
-  Instance: new (module: object) => { exports: Record<string, (address: number) => number> };
-  RuntimeError: new () => Error;
-}
-
 describe.skipIf(skipped)(`the host's processor as an oracle${skipped ? ` (${skipped})` : ""}`, () => {
   const cpu = opened as HostCpu;
   afterAll(() => cpu.close());
@@ -425,14 +419,12 @@ describe.skipIf(skipped)(`the host's processor as an oracle${skipped ? ` (${skip
   });
 
   it("leaves V8 its wasm traps", () => {
-    // The project's TypeScript configuration has no DOM library, which is where these are declared.
-    const wasm = (globalThis as unknown as { WebAssembly: WasmApi }).WebAssembly;
-    const { exports } = new wasm.Instance(new wasm.Module(LOADER));
-    const load = exports.f!;
+    const { exports } = new WebAssembly.Instance(new WebAssembly.Module(LOADER));
+    const load = exports.f as (address: number) => number;
     for (let i = 0; i < 100; i++) {
       run([0x8b, 0x00]);
       expect(load(0)).toBe(0);
-      expect(() => load(0x7fffffff)).toThrow(wasm.RuntimeError);
+      expect(() => load(0x7fffffff)).toThrow(WebAssembly.RuntimeError);
     }
   });
 
