@@ -115,8 +115,8 @@ describe("FADT", () => {
   });
 
   it("has its flags", () => {
-    expect(fadt().u32(112)).toBe(0x465); // WBINVD, C1, no sleep button, no RTC wake, reset
-    expect(fadt({ platform: { powerButton: false, pmTimerBits: 32 } }).u32(112)).toBe(0x465 | 0x10 | 0x100);
+    expect(fadt().u32(112)).toBe(0x565); // WBINVD, C1, no sleep button, no RTC wake, 32-bit timer, reset
+    expect(fadt({ platform: { powerButton: false, pmTimerBits: 24 } }).u32(112)).toBe(0x465 | 0x10);
     expect([fadt().u16(96), fadt().u16(98)]).toEqual([0xfff, 0xfff]); // no C2, no C3
   });
 });
