@@ -52,6 +52,7 @@ export class LocalApicTimer {
   readonly #expire: () => void;
   readonly #options: LocalApicTimerOptions;
   readonly #hostTimer: ClockTimer;
+  readonly #tscHz: bigint;
   #initialCount = 0;
   #divideConfig = 0;
   #tickNs = 0;
@@ -67,6 +68,7 @@ export class LocalApicTimer {
     this.#clock = clock;
     this.#expire = expire;
     this.#options = options;
+    this.#tscHz = BigInt(Math.round(clock.tscHz));
     this.#hostTimer = clock.timer(() => this.#service());
     this.reset();
   }
@@ -77,6 +79,7 @@ export class LocalApicTimer {
 
   /** A write starts the countdown; zero stops it. Ignored in TSC-deadline mode. */
   set initialCount(count: number) {
+    this.#catchUp();
     if (this.#mode === TimerMode.TSC_DEADLINE) return;
     this.#initialCount = count;
     this.#startCount = count;
@@ -102,7 +105,7 @@ export class LocalApicTimer {
   /** The count goes on from where it is, at the new rate. */
   set divideConfig(value: number) {
     const now = this.#clock.now();
-    this.#settle(now);
+    this.#catchUp();
     const remaining = this.#startCount === 0 ? 0 : Math.max(1, this.#remaining(now));
     this.#setDivide(value & DIVIDE_MASK);
     this.#startCount = remaining;
@@ -110,10 +113,12 @@ export class LocalApicTimer {
     this.#arm();
   }
 
-  /** LVT timer: mode (bits 18:17) and mask. Going to or from TSC-deadline mode disarms. */
+  /**
+   * LVT timer: mode (bits 18:17) and mask. Going to or from TSC-deadline mode disarms. To be called before
+   * the LVT entry changes: an expiry that is already due belongs to the old one.
+   */
   configure(mode: number, masked: boolean): void {
-    // An expiry that is due but that the clock has not reported yet belongs to the old setting.
-    if (this.#settle(this.#clock.now()) && !this.#masked) this.#expire();
+    this.#catchUp();
     if (mode !== this.#mode && (mode >= TimerMode.TSC_DEADLINE || this.#mode >= TimerMode.TSC_DEADLINE)) {
       this.#initialCount = 0;
       this.#startCount = 0;
@@ -131,6 +136,7 @@ export class LocalApicTimer {
 
   /** Arms for a TSC value, 0 disarms; one that has passed expires at once. Ignored in the other modes. */
   set deadline(tsc: bigint) {
+    this.#catchUp();
     if (this.#mode !== TimerMode.TSC_DEADLINE) return;
     this.#deadline = tsc;
     this.#service();
@@ -228,21 +234,25 @@ export class LocalApicTimer {
 
   /** The host timer fired, or a deadline was written. */
   #service(): void {
+    this.#catchUp();
+    this.#arm();
+  }
+
+  /** Expires what is due, whether or not the clock has reported it yet. */
+  #catchUp(): void {
     const now = this.#clock.now();
-    let expired = false;
     if (this.#mode === TimerMode.TSC_DEADLINE) {
-      expired = this.#deadline !== 0n && this.#ticksToDeadline(now) === 0n;
-      if (expired) this.#deadline = 0n;
-    } else if (this.#settle(now)) {
-      expired = true;
+      if (this.#deadline === 0n || this.#ticksToDeadline(now) !== 0n) return;
+      this.#deadline = 0n;
+    } else {
+      if (!this.#settle(now)) return;
       this.#firedNs = now;
     }
-    this.#arm();
-    if (expired) this.#expire();
+    this.#expire();
   }
 
   #ticksToDeadline(now: number): bigint {
-    const base = (BigInt(now) * BigInt(this.#clock.tscHz)) / BigInt(NS_PER_SECOND);
+    const base = (BigInt(now) * this.#tscHz) / BigInt(NS_PER_SECOND);
     const tsc = BigInt.asUintN(64, base + this.#options.tscOffset());
     return tsc >= this.#deadline ? 0n : this.#deadline - tsc;
   }

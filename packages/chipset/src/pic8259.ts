@@ -6,10 +6,13 @@
  *                   │ IR2
  *     IR8..IR15 ─ slave                   ports 0xA0, 0xA1; ELCR 0x4D1
  *
- * Deviations: vectors are given as in 8086 mode whatever ICW4 says, and buffered mode is kept without effect
- * (there is no CALL and no bus buffer here), as is ICW3 (the cascade is wired); ICW1's LTIM is ignored in favour of ELCR, as in the ICH; an edge
- * that has been latched stays until it is acknowledged, where the datasheet asks the input to stay high until
- * then, so that a device's short pulse is not lost; between ICW1 and the last ICW no interrupt is output.
+ * Deviations: vectors are given as in 8086 mode whatever ICW4 says (there is no CALL here); buffered mode and
+ * ICW3 are kept without effect (the cascade is wired); ICW1's LTIM gives way to ELCR, as in the ICH. An edge
+ * that has been latched stays until it is acknowledged, where the datasheet wants the input high until then: a
+ * device's short pulse is not lost. Between ICW1 and the last ICW no interrupt is output.
+ *
+ * The slave's INT is not latched by the master, so that a request which is withdrawn before INTA always ends
+ * as the master's spurious IR7; a spurious IR15 takes one that goes within the INTA cycle, a single step here.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
 import { StateReader } from "./irq-state.ts";
@@ -118,9 +121,9 @@ class Chip implements BusDevice {
     this.#changed();
   }
 
-  /** Vector of input `ir`. */
+  /** Vector of input `ir`; of IR7 for -1, the request that is gone. */
   vector(ir: number): number {
-    return this.#icw2 | ir;
+    return this.#icw2 | (ir & 7);
   }
 
   /** The input whose request goes to the processor, or -1. */
@@ -379,23 +382,16 @@ export class Pic8259 {
   /** The vector that an INTA cycle would give now. No side effect. */
   peek(): number {
     const ir = this.#master.request();
-    if (ir !== CASCADE) return this.#master.vector(ir < 0 ? 7 : ir);
-    const slaveIr = this.#slave.request();
-    return this.#slave.vector(slaveIr < 0 ? 7 : slaveIr);
+    return ir === CASCADE ? this.#slave.vector(this.#slave.request()) : this.#master.vector(ir);
   }
 
-  /**
-   * The INTA cycle: puts the most urgent request in service and gives its vector. With none left it is the
-   * spurious IR7 of the chip that asked, which is not put in service; a spurious IR15 leaves the master's IR2
-   * in service.
-   */
+  /** The INTA cycle: puts the most urgent request in service and gives its vector, the spurious IR7 if none is left. */
   acknowledge(): number {
     const vector = this.peek();
     const ir = this.#master.request();
     if (ir >= 0) this.#master.take(ir);
     if (ir === CASCADE) {
-      const slaveIr = this.#slave.request();
-      if (slaveIr >= 0) this.#slave.take(slaveIr);
+      this.#slave.take(this.#slave.request());
       // INT falls between two INTA cycles, so that the master sees the next request as an edge.
       this.#setSlaveIntr(false);
     }
