@@ -1,4 +1,5 @@
 // Two 8259As as a guest programs them. Values: Intel 8259A datasheet (231468); ELCR: Intel PIIX3 (290550) sec. 2.5.8.
+import type { BusDevice } from "@skep/memory";
 import { describe, expect, it } from "vitest";
 import { Pic8259 } from "../src/index.ts";
 
@@ -9,14 +10,14 @@ const ROTATE_EOI = 0xa0;
 function setup() {
   const intr: boolean[] = [];
   const pic = new Pic8259((level) => intr.push(level));
-  const ports = new Map([
+  const ports = new Map<number, readonly [BusDevice, number]>([
     [0x20, [pic.master, 0]],
     [0x21, [pic.master, 1]],
     [0xa0, [pic.slave, 0]],
     [0xa1, [pic.slave, 1]],
     [0x4d0, [pic.elcr, 0]],
     [0x4d1, [pic.elcr, 1]],
-  ] as const);
+  ]);
   const out = (port: number, value: number): void => {
     const [device, offset] = ports.get(port)!;
     device.write(offset, 1, value);
