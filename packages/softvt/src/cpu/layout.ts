@@ -237,8 +237,10 @@ export const Event = {
   EXIT_DONE: 4,
   /** Make ICOUNT exact and execute this micro-op again. */
   SYNC: 5,
-  /** Not an instruction (page end, stale code): look up `Cpu.RIP`. */
+  /** Not an instruction: look up `Cpu.RIP`. Where a run begins. */
   LOOKUP: 6,
+  /** The budget is spent, or the one instruction of a step is done: go on at `Cpu.RIP`. */
+  BUDGET: 8,
   /** Trap after this instruction (#DB single step, INT3, INTO): done, then exception from EXC_*, RIP in `Cpu.RIP`. */
   TRAP: 7,
 } as const;

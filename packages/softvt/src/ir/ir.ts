@@ -89,7 +89,9 @@ export type Ending =
   | { readonly kind: "next" | "skip" | "leave" }
   | { readonly kind: "jump"; readonly link: Node; readonly rip: Node; readonly slots?: 1 | 2 }
   | { readonly kind: "branch" | "lookup"; readonly rip: Node }
-  | { readonly kind: "goto"; readonly to: Node };
+  | { readonly kind: "goto"; readonly to: Node }
+  /** In the dispatcher itself only: go to one of its parts. */
+  | { readonly kind: "part"; readonly part: "slow" | "lookup" | "dispatch" | "exit" };
 
 /** The expressions of an ending. */
 export function endingNodes(how: Ending): readonly Node[] {
