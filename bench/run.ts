@@ -1,11 +1,9 @@
 // npm run bench: boot and five workloads on softvt, QEMU's TCG and v86, alternating, medians and ratios.
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { obtainDebianFile } from "skep/node";
+import { packGuest } from "./guest.ts";
 import { type BenchGuest, MACHINES, type Machine, MEMORY_MIB } from "./machines.ts";
 import { bareNodeRss, measure, type Run, WORKLOADS } from "./measure.ts";
 
@@ -40,7 +38,8 @@ try {
   const runs = new Map<string, Run[]>(machines.map(({ name }) => [name, []]));
   const guests = new Map<string, BenchGuest>();
   for (const { architecture } of machines) {
-    if (!guests.has(architecture)) guests.set(architecture, await packGuest(architecture, work));
+    if (!guests.has(architecture))
+      guests.set(architecture, await packGuest(architecture, join(work, architecture)));
   }
   for (let round = 1; round <= count; round++) {
     for (const machine of machines) {
@@ -77,18 +76,6 @@ function selectMachines(only: string | undefined): Machine[] {
     if (missing) process.stderr.write(`left out: ${machine.name}: ${missing}\n`);
     return !missing;
   });
-}
-
-/** Obtains Debian's kernel and busybox and packs the guest's initramfs into `directory`. */
-async function packGuest(architecture: "amd64" | "i386", directory: string): Promise<BenchGuest> {
-  const amd64 = architecture === "amd64";
-  const kernel = await obtainDebianFile(amd64 ? "linux-image-cloud-amd64" : "linux-image-686");
-  const busybox = await obtainDebianFile(amd64 ? "busybox-static" : "busybox-static:i386");
-  const initrd = join(directory, `${architecture}.cpio`);
-  const script = fileURLToPath(new URL("make-guest.sh", import.meta.url));
-  const packed = spawnSync(script, [busybox.path, initrd], { stdio: ["ignore", "inherit", "inherit"] });
-  if (packed.status !== 0) throw new Error(`${script} failed`);
-  return { kernel: kernel.path, initrd };
 }
 
 function median(values: number[]): number {
