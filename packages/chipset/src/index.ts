@@ -3,3 +3,5 @@ export * from "./pit8254.ts";
 export * from "./port61.ts";
 export * from "./rtc-cmos.ts";
 export * from "./uart16550.ts";
+export * from "./acpi-pm.ts";
+export * from "./reset-control.ts";
