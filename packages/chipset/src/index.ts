@@ -5,3 +5,4 @@ export * from "./rtc-cmos.ts";
 export * from "./uart16550.ts";
 export * from "./acpi-pm.ts";
 export * from "./reset-control.ts";
+export * from "./hpet.ts";
