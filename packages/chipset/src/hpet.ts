@@ -211,7 +211,9 @@ export class Hpet implements BusDevice, DwordRegisters {
     this.#latchedHigh = undefined;
     if (offset === HPET_REG.MAIN_CNT + 4) {
       const tick = this.#tick();
-      return latched !== undefined && tick - this.#latchedTick < LATCH_TICKS ? latched : this.#counterHigh(tick);
+      return latched !== undefined && tick - this.#latchedTick < LATCH_TICKS
+        ? latched
+        : this.#counterHigh(tick);
     }
     const timer = this.#timerAt(offset);
     if (timer !== undefined) return this.#readTimer(timer, timerRegister(offset));
@@ -438,7 +440,8 @@ export class Hpet implements BusDevice, DwordRegisters {
         this.#writeTimerConfig(timer, merge(timer.config));
         break;
       case HPET_REG.COMP: {
-        const low = (old: bigint): bigint => (old & ~0xffff_ffffn) | BigInt(merge(Number(old & 0xffff_ffffn)));
+        const low = (old: bigint): bigint =>
+          (old & ~0xffff_ffffn) | BigInt(merge(Number(old & 0xffff_ffffn)));
         timer.period = low(timer.period);
         if (!isPeriodic(timer) || timer.valueSet) timer.comparator = low(timer.comparator);
         if (timer.valueSet) this.#splitWrite = timer;
@@ -451,7 +454,8 @@ export class Hpet implements BusDevice, DwordRegisters {
         const high = (old: bigint): bigint =>
           (old & 0xffff_ffffn) | (BigInt(merge(Number(old >> 32n))) << 32n);
         timer.period = high(timer.period);
-        if (!isPeriodic(timer) || timer.valueSet || split === timer) timer.comparator = high(timer.comparator);
+        if (!isPeriodic(timer) || timer.valueSet || split === timer)
+          timer.comparator = high(timer.comparator);
         timer.valueSet = false;
         this.#schedule(timer, true);
         break;
@@ -481,8 +485,7 @@ export class Hpet implements BusDevice, DwordRegisters {
     const changed = old ^ config;
     if ((config & TN_CONF.INT_TYPE_CNF) === 0) timer.status = false;
     // The line falls back with what raised it: a disabled or rerouted timer leaves nothing high.
-    const outputs =
-      TN_CONF.INT_ENB_CNF | TN_CONF.INT_TYPE_CNF | TN_CONF.INT_ROUTE_CNF | TN_CONF.FSB_EN_CNF;
+    const outputs = TN_CONF.INT_ENB_CNF | TN_CONF.INT_TYPE_CNF | TN_CONF.INT_ROUTE_CNF | TN_CONF.FSB_EN_CNF;
     if ((changed & outputs) !== 0) timer.edge = false;
     if (is32Bit(timer)) {
       timer.comparator &= 0xffff_ffffn;

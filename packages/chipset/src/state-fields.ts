@@ -73,9 +73,9 @@ export class StateFields {
     return [...value] as number[];
   }
 
-  /** A list of exactly `length` nested states. */
-  list(name: string, length: number): StateFields[] {
-    return this.#array(name, length, length).map(
+  /** A list of `minLength` to `maxLength` nested states. */
+  list(name: string, minLength: number, maxLength = minLength): StateFields[] {
+    return this.#array(name, minLength, maxLength).map(
       (item, index) => new StateFields(item, `${this.#path}.${name}[${index}]`),
     );
   }
