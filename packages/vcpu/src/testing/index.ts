@@ -1,1 +1,2 @@
-export {};
+export * from "./fake-engine.ts";
+export * from "./fake-platform.ts";

@@ -1,0 +1,292 @@
+import { effectiveAddress, linearAddress } from "../cpu/address.ts";
+import { FlagKind, setExplicit, setLazy, setMixed } from "../cpu/flags.ts";
+import { Cpu, Event, gpr, Seg } from "../cpu/layout.ts";
+import {
+  type AccessOptions,
+  modifyMemory,
+  readMemory,
+  readMemory128,
+  writeMemory,
+  writeMemory128,
+} from "../cpu/memory.ts";
+import { get32, get64, raise, set32, set64, Vector } from "../cpu/state.ts";
+import { Builder, type I32, type I64, type V128 } from "../ir/builder.ts";
+import type { LoadName, StoreName } from "../wasm/opcodes.ts";
+import { type Operand, sizeBits } from "./operand.ts";
+import type { Variant } from "./registry.ts";
+
+const LOAD: Record<number, LoadName> = {
+  8: "i64.load8_u",
+  16: "i64.load16_u",
+  32: "i64.load32_u",
+  64: "i64.load",
+};
+const STORE: Record<number, StoreName> = { 8: "i64.store8", 16: "i64.store16", 64: "i64.store" };
+
+/**
+ * What an instruction's description is written against: a builder that knows the instruction's operands.
+ *
+ * General operands are `I64`, zero-extended from their size. An instruction that faults must do so (by a
+ * memory access, `fault`) before it stores any of its result: it is executed again from the start.
+ */
+export class Insn extends Builder {
+  readonly variant: Variant;
+
+  constructor(variant: Variant) {
+    super();
+    this.variant = variant;
+  }
+
+  /** Operand size in bits: 16, 32 or 64. */
+  get opsize(): number {
+    return this.variant.opsize;
+  }
+
+  #operand(index: number): Operand {
+    const operand = this.variant.spec.operands[index];
+    if (operand === undefined) throw new Error(`${this.variant.name}: no operand ${index}`);
+    return operand;
+  }
+
+  /** Width of operand `index` in bits. */
+  bits(index: number): number {
+    return sizeBits(this.#operand(index).size, this.opsize);
+  }
+
+  /** Whether operand `index` is in memory in this form. */
+  isMemory(index: number): boolean {
+    const { kind } = this.#operand(index);
+    return (
+      kind === "M" || kind === "O" || (this.variant.memory && (kind === "E" || kind === "W" || kind === "Q"))
+    );
+  }
+
+  /** Leaves to the dispatcher, which looks at EVENT. */
+  leave(): void {
+    this.end({ kind: "leave" });
+  }
+
+  /** Leaves if a call set EVENT. */
+  leaveOnEvent(): void {
+    this.unlikely(get32(this, Cpu.EVENT), () => this.leave());
+  }
+
+  /** Raises a fault at this instruction and leaves. */
+  fault(vector: number, error: I32 | number = 0): void {
+    raise(this, vector, error);
+    this.leave();
+  }
+
+  /** Faults where `cond` holds. */
+  faultIf(cond: I32, vector: number, error: I32 | number = 0): void {
+    this.unlikely(cond, () => this.fault(vector, error));
+  }
+
+  undefined(): void {
+    this.fault(Vector.UD);
+  }
+
+  /** #GP(0) unless CPL is 0. */
+  requireCpl0(): void {
+    this.faultIf(get32(this, Cpu.CPL), Vector.GP);
+  }
+
+  /** Address of the register that field `field` names by its byte offset. */
+  #registerAt(field: "a" | "b" | "c"): I32 {
+    return this.cpu.add(this.field(field));
+  }
+
+  readGpr(index: number, bits: number): I64 {
+    return this.load(LOAD[bits]!, this.cpu, gpr(index)) as I64;
+  }
+
+  /** Writes a general register by number: 32 bits clear the upper half, 8 and 16 keep the rest. */
+  writeGpr(index: number, bits: number, value: I64): void {
+    this.#store(bits, this.cpu, value, gpr(index));
+  }
+
+  #store(bits: number, address: I32, value: I64, offset: number): void {
+    if (bits === 32) this.store("i64.store", address, value.zeroExtend(32), offset);
+    else this.store(STORE[bits]!, address, value, offset);
+  }
+
+  #access(): AccessOptions {
+    const stack = this.field("d").shrU(2).and(7).eq(Seg.SS);
+    return { onEvent: () => this.leave(), stack };
+  }
+
+  /** Linear address of the memory operand, segment checks done, for an access of `bits`. */
+  address(bits: number, write = false): I64 {
+    return linearAddress(this, this.variant.ea, bits, write, () => this.leave());
+  }
+
+  /** Offset of the memory operand without its segment (LEA). */
+  offset(): I64 {
+    return effectiveAddress(this, this.variant.ea);
+  }
+
+  /** Register or constant that `operand` names, or `undefined` if it is in memory or an immediate. */
+  #register(operand: Operand): { address: I32; offset: number } | undefined {
+    switch (operand.kind) {
+      case "G":
+      case "Z":
+        return { address: this.#registerAt("a"), offset: Cpu.GPR };
+      case "E":
+        return this.variant.memory ? undefined : { address: this.#registerAt("b"), offset: Cpu.GPR };
+      case "B":
+        return {
+          address: this.cpu.add(this.variant.memory ? this.field("imm2").and(0xff) : this.field("c")),
+          offset: Cpu.GPR,
+        };
+      case "V":
+        return { address: this.#registerAt("a"), offset: Cpu.XMM };
+      case "W":
+        return this.variant.memory ? undefined : { address: this.#registerAt("b"), offset: Cpu.XMM };
+      case "P":
+        return { address: this.#registerAt("a"), offset: Cpu.FPR };
+      case "Q":
+        return this.variant.memory ? undefined : { address: this.#registerAt("b"), offset: Cpu.FPR };
+      case "fixed":
+        if (operand.fixed === "1") return undefined;
+        return {
+          address: this.cpu,
+          offset: gpr(operand.fixed === "CL" ? 1 : operand.fixed === "DX" ? 2 : 0),
+        };
+      default:
+        return undefined;
+    }
+  }
+
+  /** Field that holds the immediate: memory forms keep their displacement in `imm`. */
+  immediateField(): I32 {
+    return this.field(this.variant.memory ? "imm2" : "imm");
+  }
+
+  /** Reads operand `index`, zero-extended to 64 bits. */
+  read(index: number): I64 {
+    const operand = this.#operand(index);
+    const bits = this.bits(index);
+    const register = this.#register(operand);
+    if (register !== undefined) return this.load(LOAD[bits]!, register.address, register.offset) as I64;
+    switch (operand.kind) {
+      case "I":
+        if (operand.size === "v" && bits === 64)
+          return this.field("imm").u64().or(this.field("imm2").u64().shl(32));
+        return this.immediateField().s64().zeroExtend(this.#immediateBits(operand));
+      case "fixed":
+        return this.i64(1);
+      case "S":
+      case "C":
+      case "D":
+        return this.field("a").u64();
+      default:
+        return readMemory(this, bits, this.address(bits), this.#access());
+    }
+  }
+
+  /** An immediate is as wide as the operand it goes with. */
+  #immediateBits(operand: Operand): number {
+    if (operand.size !== "b") return sizeBits(operand.size, this.opsize);
+    const first = this.variant.spec.operands[0]!;
+    return first === operand ? 8 : Math.max(8, Math.min(64, sizeBits(first.size, this.opsize) || 8));
+  }
+
+  readSigned(index: number): I64 {
+    return this.read(index).signExtend(this.bits(index));
+  }
+
+  /** Writes the low bits of `value` to operand `index`. */
+  write(index: number, value: I64): void {
+    const operand = this.#operand(index);
+    const bits = this.bits(index);
+    const register = this.#register(operand);
+    if (register !== undefined) this.#store(bits, register.address, value, register.offset);
+    else writeMemory(this, bits, this.address(bits, true), value, this.#access());
+  }
+
+  /** Reads operand `index`, and writes what `change` makes of it; a memory operand's write is checked first. */
+  modify(index: number, change: (old: I64) => I64): void {
+    if (this.isMemory(index)) {
+      const bits = this.bits(index);
+      modifyMemory(this, bits, this.address(bits, true), change, this.#access());
+    } else this.write(index, this.let(change(this.read(index))));
+  }
+
+  /** Reads 128 bits of an XMM register or memory; `aligned` memory must be 16-byte aligned (#GP). */
+  readVector(index: number, aligned = true): V128 {
+    const register = this.#register(this.#operand(index));
+    if (register !== undefined) return this.load("v128.load", register.address, register.offset);
+    const va = this.let(this.address(128));
+    if (aligned) this.faultIf(va.wrap().and(15), Vector.GP);
+    return readMemory128(this, va, this.#access());
+  }
+
+  /** Writes 128 bits to an XMM register or memory. */
+  writeVector(index: number, value: V128, aligned = true): void {
+    const register = this.#register(this.#operand(index));
+    if (register !== undefined) {
+      this.store("v128.store", register.address, value, register.offset);
+      return;
+    }
+    const va = this.let(this.address(128, true));
+    if (aligned) this.faultIf(va.wrap().and(15), Vector.GP);
+    writeMemory128(this, va, value, this.#access());
+  }
+
+  /** Reads `bits` at linear address `va` with the current privilege; leaves on a fault. */
+  readAt(bits: number, va: I64, stack = false): I64 {
+    return readMemory(this, bits, va, { onEvent: () => this.leave(), stack });
+  }
+
+  writeAt(bits: number, va: I64, value: I64, stack = false): void {
+    writeMemory(this, bits, va, value, { onEvent: () => this.leave(), stack });
+  }
+
+  /** Lazy flags of this instruction, unless they are known to be dead. */
+  flags(kind: FlagKind, bits: number, a: I64 | undefined, r: I64): void {
+    if (!this.variant.noFlags) setLazy(this, kind, bits, a, r);
+  }
+
+  /** ZF, SF, PF by `r`; CF, OF, AF as in `aux` (RFLAGS positions). */
+  mixedFlags(bits: number, r: I64, aux: I32): void {
+    if (!this.variant.noFlags) setMixed(this, bits, r, aux);
+  }
+
+  explicitFlags(flags: I32): void {
+    if (!this.variant.noFlags) setExplicit(this, flags);
+  }
+
+  logicFlags(bits: number, r: I64): void {
+    this.flags(FlagKind.LOGIC, bits, undefined, r);
+  }
+
+  /** RIP of the next instruction; outside 64-bit mode only its low 32 bits count. */
+  nextRip(): I64 {
+    const pos = this.field("pos");
+    return get64(this, Cpu.RIP_BASE).add(pos.and(0xfff).add(pos.shrU(12)).u64());
+  }
+
+  /** RIP of this instruction; outside 64-bit mode only its low 32 bits count. */
+  thisRip(): I64 {
+    return get64(this, Cpu.RIP_BASE).add(this.field("pos").and(0xfff).u64());
+  }
+
+  /** Ends this instruction by a branch to `rip`; outside 64-bit mode only its low 32 bits count. */
+  branchTo(rip: I64): void {
+    this.end({ kind: "branch", rip: rip.node });
+  }
+
+  /** Ends this instruction by a branch to offset `pageOffset` of its own code page (may lie outside of it). */
+  branchNear(pageOffset: I32, inPage: boolean): void {
+    const rip = get64(this, Cpu.RIP_BASE).add(pageOffset.s64());
+    if (inPage) this.end({ kind: "jump", link: this.uop.add(12).node, rip: rip.node });
+    else this.branchTo(rip);
+  }
+
+  /** Ends this instruction, done; the code that follows is looked up anew (a mode may have changed). */
+  resync(): void {
+    set64(this, Cpu.RIP, this.nextRip());
+    set32(this, Cpu.EVENT, Event.BRANCH);
+    this.leave();
+  }
+}

@@ -1,0 +1,213 @@
+import { VALUE_TYPE, type WasmType } from "./opcodes.ts";
+
+/** A growing byte buffer with WebAssembly's number encodings (Core Specification 2.0, sec. 5.2). */
+export class ByteWriter {
+  #bytes = new Uint8Array(256);
+  length = 0;
+
+  #grow(more: number): void {
+    if (this.length + more <= this.#bytes.length) return;
+    const bigger = new Uint8Array(Math.max(this.#bytes.length * 2, this.length + more));
+    bigger.set(this.#bytes.subarray(0, this.length));
+    this.#bytes = bigger;
+  }
+
+  u8(value: number): void {
+    if (this.length === this.#bytes.length) this.#grow(1);
+    this.#bytes[this.length++] = value;
+  }
+
+  raw(bytes: ArrayLike<number>): void {
+    this.#grow(bytes.length);
+    this.#bytes.set(bytes, this.length);
+    this.length += bytes.length;
+  }
+
+  /** Unsigned LEB128 of a number below 2^32. */
+  u32(value: number): void {
+    let rest = value >>> 0;
+    while (rest >= 0x80) {
+      this.u8((rest & 0x7f) | 0x80);
+      rest >>>= 7;
+    }
+    this.u8(rest);
+  }
+
+  /** Signed LEB128 of a 32-bit number. */
+  s32(value: number): void {
+    let rest = value | 0;
+    for (;;) {
+      const low = rest & 0x7f;
+      rest >>= 7;
+      if ((rest === 0 && (low & 0x40) === 0) || (rest === -1 && (low & 0x40) !== 0)) {
+        this.u8(low);
+        return;
+      }
+      this.u8(low | 0x80);
+    }
+  }
+
+  /** Signed LEB128 of a 64-bit number. */
+  s64(value: bigint): void {
+    let rest = BigInt.asIntN(64, value);
+    for (;;) {
+      const low = Number(rest & 0x7fn);
+      rest >>= 7n;
+      if ((rest === 0n && (low & 0x40) === 0) || (rest === -1n && (low & 0x40) !== 0)) {
+        this.u8(low);
+        return;
+      }
+      this.u8(low | 0x80);
+    }
+  }
+
+  name(text: string): void {
+    const bytes = new TextEncoder().encode(text);
+    this.u32(bytes.length);
+    this.raw(bytes);
+  }
+
+  /** The bytes written so far; a view, valid until the next write. */
+  view(): Uint8Array {
+    return this.#bytes.subarray(0, this.length);
+  }
+}
+
+export interface Signature {
+  readonly params: readonly WasmType[];
+  readonly results: readonly WasmType[];
+}
+
+interface Body {
+  readonly type: number;
+  /** Local declarations and code without the size prefix. */
+  code: Uint8Array | undefined;
+}
+
+/**
+ * Collects a module and writes its bytes. All modules of the engine import the arena's memory as
+ * `env.memory` (shared) and the vCPU block's address as the immutable global `env.cpu`.
+ */
+export class ModuleBuilder {
+  readonly #types: string[] = [];
+  readonly #typeBytes: Uint8Array[] = [];
+  readonly #imports: { name: string; type: number }[] = [];
+  readonly #bodies: Body[] = [];
+  readonly #exports: { name: string; index: number }[] = [];
+  /** Function indices of table 0, from slot 0. */
+  table: number[] = [];
+
+  typeIndex(signature: Signature): number {
+    const key = `${signature.params.join()}:${signature.results.join()}`;
+    const known = this.#types.indexOf(key);
+    if (known >= 0) return known;
+    const out = new ByteWriter();
+    out.u8(0x60);
+    for (const list of [signature.params, signature.results]) {
+      out.u32(list.length);
+      for (const type of list) out.u8(VALUE_TYPE[type]);
+    }
+    this.#typeBytes.push(out.view().slice());
+    return this.#types.push(key) - 1;
+  }
+
+  /** Declares an imported function `env.name`; all imports come before the first `declare`. */
+  importFunction(name: string, signature: Signature): number {
+    if (this.#bodies.length > 0) throw new Error("imports must be declared before functions");
+    return this.#imports.push({ name, type: this.typeIndex(signature) }) - 1;
+  }
+
+  /** Declares a function whose code comes later; returns its index. */
+  declare(signature: Signature): number {
+    return this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
+  }
+
+  define(index: number, locals: readonly WasmType[], code: Uint8Array): void {
+    const out = new ByteWriter();
+    const runs: { type: WasmType; count: number }[] = [];
+    for (const type of locals) {
+      const last = runs[runs.length - 1];
+      if (last !== undefined && last.type === type) last.count++;
+      else runs.push({ type, count: 1 });
+    }
+    out.u32(runs.length);
+    for (const run of runs) {
+      out.u32(run.count);
+      out.u8(VALUE_TYPE[run.type]);
+    }
+    out.raw(code);
+    this.#bodies[index - this.#imports.length]!.code = out.view().slice();
+  }
+
+  exportFunction(name: string, index: number): void {
+    this.#exports.push({ name, index });
+  }
+
+  /** The module. Its memory import accepts an arena of any size. */
+  bytes(): Uint8Array<ArrayBuffer> {
+    const out = new ByteWriter();
+    out.raw([0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00]);
+    const section = (id: number, write: (w: ByteWriter) => void): void => {
+      const body = new ByteWriter();
+      write(body);
+      out.u8(id);
+      out.u32(body.length);
+      out.raw(body.view());
+    };
+    section(1, (w) => {
+      w.u32(this.#typeBytes.length);
+      for (const type of this.#typeBytes) w.raw(type);
+    });
+    section(2, (w) => {
+      w.u32(this.#imports.length + 2);
+      w.name("env");
+      w.name("memory");
+      w.u8(0x02);
+      w.u8(0x03);
+      w.u32(1);
+      w.u32(65_536);
+      w.name("env");
+      w.name("cpu");
+      w.raw([0x03, VALUE_TYPE.i32, 0x00]);
+      for (const { name, type } of this.#imports) {
+        w.name("env");
+        w.name(name);
+        w.u8(0x00);
+        w.u32(type);
+      }
+    });
+    section(3, (w) => {
+      w.u32(this.#bodies.length);
+      for (const body of this.#bodies) w.u32(body.type);
+    });
+    if (this.table.length > 0)
+      section(4, (w) => {
+        w.raw([0x01, 0x70, 0x00]);
+        w.u32(this.table.length);
+      });
+    section(7, (w) => {
+      w.u32(this.#exports.length);
+      for (const { name, index } of this.#exports) {
+        w.name(name);
+        w.u8(0x00);
+        w.u32(index);
+      }
+    });
+    if (this.table.length > 0)
+      section(9, (w) => {
+        w.raw([0x01, 0x00, 0x41, 0x00, 0x0b]);
+        w.u32(this.table.length);
+        for (const index of this.table) w.u32(index);
+      });
+    section(10, (w) => {
+      w.u32(this.#bodies.length);
+      for (const body of this.#bodies) {
+        if (body.code === undefined) throw new Error("a declared function has no code");
+        w.u32(body.code.length + 1);
+        w.raw(body.code);
+        w.u8(0x0b);
+      }
+    });
+    return out.view().slice() as Uint8Array<ArrayBuffer>;
+  }
+}
