@@ -8,16 +8,9 @@
  * Deviations: SCI_EN is read-write, as on Intel's ICH, besides following the SMI command port; BM_STS, BM_RLD and
  * GBL_RLS are bits without effect (no bus-master arbitration, no firmware to wake).
  */
-import type { AccessSize, BusDevice } from "@skep/memory";
+import { type AccessSize, type BusDevice, mergeBits, type RegisterFile, RegisterMap } from "@skep/memory";
 import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
-import {
-  type ByteRegisters,
-  type DwordRegisters,
-  readBytes,
-  readDwords,
-  writeBytes,
-  writeDwords,
-} from "./access.ts";
+import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { Acpi } from "./layout.ts";
 import { StateFields } from "./state-fields.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
@@ -32,11 +25,27 @@ export const PM_REG = {
   PM1_CNT: 0x04,
   /** RO, 32 bits: the timer. */
   PM_TMR: 0x08,
-  /** RW1C, 64 bits: general purpose event status. */
+  /** RW1C, 64 bits in two halves: general purpose event status. */
   GPE0_STS: 0x20,
-  /** RW, 64 bits: general purpose event enable. */
+  GPE0_STS_HIGH: 0x24,
+  /** RW, 64 bits in two halves: general purpose event enable. */
   GPE0_EN: 0x28,
+  GPE0_EN_HIGH: 0x2c,
 } as const;
+type PmRegister = (typeof PM_REG)[keyof typeof PM_REG];
+
+const PM_MAP = new RegisterMap<PmRegister>([
+  [PM_REG.PM1_STS, 2],
+  [PM_REG.PM1_EN, 2],
+  [PM_REG.PM1_CNT, 2],
+  [null, 2],
+  [PM_REG.PM_TMR, 4],
+  [null, 0x14],
+  [PM_REG.GPE0_STS, 4],
+  [PM_REG.GPE0_STS_HIGH, 4],
+  [PM_REG.GPE0_EN, 4],
+  [PM_REG.GPE0_EN_HIGH, 4],
+]);
 
 /** PM1 status (table 4.11); enables stand in the same places. */
 export const PM1 = {
@@ -105,7 +114,7 @@ export interface AcpiPmStateV1 {
 }
 
 /** The chip; claim it at `Port.ACPI_PM`, and its `smiCommand` at `Port.SMI`. */
-export class AcpiPm implements BusDevice, DwordRegisters {
+export class AcpiPm implements BusDevice, RegisterFile<PmRegister> {
   /** The SMI command port. */
   readonly smiCommand: BusDevice;
 
@@ -152,63 +161,62 @@ export class AcpiPm implements BusDevice, DwordRegisters {
   }
 
   read(offset: number, size: AccessSize): number {
-    return readDwords(this, offset, size);
+    return PM_MAP.read(offset, size, this);
   }
 
   write(offset: number, size: AccessSize, value: number): void {
-    writeDwords(this, offset, size, value);
+    PM_MAP.write(offset, size, value, this);
   }
 
-  readDword(offset: number): number {
-    switch (offset) {
+  readRegister(register: PmRegister): number {
+    switch (register) {
       case PM_REG.PM1_STS:
         this.#settle();
-        return (this.#status | (this.#enable << 16)) >>> 0;
+        return this.#status;
+      case PM_REG.PM1_EN:
+        return this.#enable;
       case PM_REG.PM1_CNT:
         return this.#control;
       case PM_REG.PM_TMR:
         return this.#timerTicks() % (this.#halfPeriod * 2);
       case PM_REG.GPE0_STS:
         return this.#gpeStatus[0];
-      case PM_REG.GPE0_STS + 4:
+      case PM_REG.GPE0_STS_HIGH:
         return this.#gpeStatus[1];
       case PM_REG.GPE0_EN:
         return this.#gpeEnable[0];
-      case PM_REG.GPE0_EN + 4:
+      case PM_REG.GPE0_EN_HIGH:
         return this.#gpeEnable[1];
-      default:
-        // Holes inside the block: reserved bits read as zero (sec. 4.8.1.1).
-        return 0;
     }
   }
 
-  writeDword(offset: number, value: number, mask: number): void {
+  writeRegister(register: PmRegister, value: number, mask: number): void {
     this.#settle();
-    switch (offset) {
-      case PM_REG.PM1_STS: {
+    switch (register) {
+      case PM_REG.PM1_STS:
         this.#status &= ~(value & STS_WRITABLE);
-        const enable = (this.#enable & ~(mask >>> 16)) | (value >>> 16);
-        this.#enable = enable & EN_WRITABLE;
         break;
-      }
+      case PM_REG.PM1_EN:
+        this.#enable = mergeBits(this.#enable, value, mask) & EN_WRITABLE;
+        break;
       case PM_REG.PM1_CNT:
-        this.#control = ((this.#control & ~mask) | value) & CNT_KEPT;
+        this.#control = mergeBits(this.#control, value, mask) & CNT_KEPT;
         if ((value & PM1_CNT.SLP_EN) !== 0) this.#sleep();
         break;
+      case PM_REG.PM_TMR:
+        break;
       case PM_REG.GPE0_STS:
-      case PM_REG.GPE0_STS + 4: {
-        const half = offset === PM_REG.GPE0_STS ? 0 : 1;
+      case PM_REG.GPE0_STS_HIGH: {
+        const half = register === PM_REG.GPE0_STS ? 0 : 1;
         this.#gpeStatus[half] = (this.#gpeStatus[half] & ~value) >>> 0;
         break;
       }
       case PM_REG.GPE0_EN:
-      case PM_REG.GPE0_EN + 4: {
-        const half = offset === PM_REG.GPE0_EN ? 0 : 1;
-        this.#gpeEnable[half] = ((this.#gpeEnable[half] & ~mask) | value) >>> 0;
+      case PM_REG.GPE0_EN_HIGH: {
+        const half = register === PM_REG.GPE0_EN ? 0 : 1;
+        this.#gpeEnable[half] = mergeBits(this.#gpeEnable[half], value, mask);
         break;
       }
-      default:
-        break;
     }
     this.#update();
   }

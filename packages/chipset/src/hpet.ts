@@ -13,9 +13,15 @@
  * up, and periods shorter than 20 µs, end in one interrupt; VAL_SET_CNF reads as 0, and reaches both halves of
  * an eight-byte comparator write, which arrives here as two.
  */
-import type { AccessSize, BusDevice } from "@skep/memory";
+import {
+  type AccessSize,
+  type BusDevice,
+  mergeBits,
+  type RegisterFile,
+  RegisterMap,
+  type RegisterRow,
+} from "@skep/memory";
 import type { Clock, ClockTimer, IrqLine, MsiTarget } from "@skep/vcpu";
-import { type DwordRegisters, readDwords, writeDwords } from "./access.ts";
 import { StateFields } from "./state-fields.ts";
 
 /** Registers, by offset (sec. 2.3); 64 bits each. */
@@ -38,6 +44,30 @@ export const HPET_REG = {
   /** RW, in a timer's block: message data (low half) and address (high half). */
   FSB: 0x10,
 } as const;
+
+/** Each 64-bit register as two of 32, known by their offsets. */
+const HPET_MAP = new RegisterMap<number>([
+  ...wide(HPET_REG.GCAP_ID),
+  [null, 8],
+  ...wide(HPET_REG.GEN_CONF),
+  [null, 8],
+  ...wide(HPET_REG.GINTR_STA),
+  [null, 0xc8],
+  ...wide(HPET_REG.MAIN_CNT),
+  [null, 8],
+  ...[0, 1, 2].flatMap((index): RegisterRow<number>[] => {
+    const base = HPET_REG.TIMERS + HPET_REG.TIMER_STRIDE * index;
+    const registers = [HPET_REG.CONF, HPET_REG.COMP, HPET_REG.FSB];
+    return [...registers.flatMap((register) => wide(base + register)), [null, 8]];
+  }),
+]);
+
+function wide(offset: number): RegisterRow<number>[] {
+  return [
+    [offset, 4],
+    [offset + 4, 4],
+  ];
+}
 
 /** Low half of GCAP_ID; the high half is the counter's period in femtoseconds. */
 export const GCAP_ID = {
@@ -136,7 +166,7 @@ interface Timer extends HpetTimerStateV1 {
 }
 
 /** The chip; claim it at `Mmio.HPET`. */
-export class Hpet implements BusDevice, DwordRegisters {
+export class Hpet implements BusDevice, RegisterFile<number> {
   /** Takes the 8254's OUT 0 and passes it to line 0, but not under legacy replacement. */
   readonly pitInput: IrqLine;
   /** Takes the RTC's interrupt and passes it to line 8, but not under legacy replacement. */
@@ -198,14 +228,14 @@ export class Hpet implements BusDevice, DwordRegisters {
   }
 
   read(offset: number, size: AccessSize): number {
-    return readDwords(this, offset, size);
+    return HPET_MAP.read(offset, size, this);
   }
 
   write(offset: number, size: AccessSize, value: number): void {
-    writeDwords(this, offset, size, value);
+    HPET_MAP.write(offset, size, value, this);
   }
 
-  readDword(offset: number): number {
+  readRegister(offset: number): number {
     if (offset === HPET_REG.MAIN_CNT) return this.#readCounterLow();
     const latched = this.#latchedHigh;
     this.#latchedHigh = undefined;
@@ -239,7 +269,7 @@ export class Hpet implements BusDevice, DwordRegisters {
     }
   }
 
-  writeDword(offset: number, value: number, mask: number): void {
+  writeRegister(offset: number, value: number, mask: number): void {
     this.#latchedHigh = undefined;
     this.#settleAll();
     const split = this.#splitWrite;
@@ -249,7 +279,7 @@ export class Hpet implements BusDevice, DwordRegisters {
       this.#writeTimer(timer, timerRegister(offset), value, mask, split);
       this.#arm(timer);
     } else if (offset === HPET_REG.GEN_CONF) {
-      this.#writeConfig(((this.#config & ~mask) | value) & (GEN_CONF.ENABLE_CNF | GEN_CONF.LEG_RT_CNF));
+      this.#writeConfig(mergeBits(this.#config, value, mask) & (GEN_CONF.ENABLE_CNF | GEN_CONF.LEG_RT_CNF));
     } else if (offset === HPET_REG.GINTR_STA) {
       this.#timers.forEach((each, index) => {
         if ((value & (1 << index)) === 0) return;
@@ -372,7 +402,7 @@ export class Hpet implements BusDevice, DwordRegisters {
 
   #writeCounter(low: boolean, value: number, mask: number): void {
     const tick = this.#tick();
-    const merge = (old: number): number => ((old & ~mask) | value) >>> 0;
+    const merge = (old: number): number => mergeBits(old, value, mask);
     const high = this.#counterHigh(tick);
     const sum = this.#counterSum(tick) % U32;
     this.#startLow = low ? merge(sum) : sum;
@@ -434,7 +464,7 @@ export class Hpet implements BusDevice, DwordRegisters {
   }
 
   #writeTimer(timer: Timer, register: number, value: number, mask: number, split: Timer | undefined): void {
-    const merge = (old: number): number => ((old & ~mask) | value) >>> 0;
+    const merge = (old: number): number => mergeBits(old, value, mask);
     switch (register) {
       case HPET_REG.CONF:
         this.#writeTimerConfig(timer, merge(timer.config));

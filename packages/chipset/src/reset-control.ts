@@ -1,12 +1,16 @@
 /**
  * Reset control register, port 0xCF9 (Intel ICH9 data sheet, RST_CNT, sec. 13.7.5): the FADT's reset register.
  *
- * The byte lies inside the PCI configuration address port, which is decoded for 32-bit accesses only: where
- * there is a PCI host bridge, it owns the range and hands byte accesses at 0xCF9 to this chip; where there is
- * none, claim `Port.RESET_CONTROL` by itself.
+ * The byte lies inside the PCI configuration address port 0xCF8, which is decoded for 32-bit accesses only. So the
+ * chip takes that port's four bytes and answers to the one: without it the bus would split a PCI configuration
+ * address into bytes, and one of them could reset the machine. A PCI host bridge owns the range instead and hands its
+ * byte accesses on to this chip.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
 import { StateFields } from "./state-fields.ts";
+
+/** Offset of the register from 0xCF8. */
+const RST_CNT_OFFSET = 1;
 
 /** Bits of RST_CNT. */
 export const RST_CNT = {
@@ -29,6 +33,7 @@ export interface ResetControlStateV1 {
   control: number;
 }
 
+/** The chip; claim it at `Port.PCI_CONFIG_ADDRESS`. */
 export class ResetControl implements BusDevice {
   readonly #onReset: (kind: ResetKind) => void;
   #control = 0;
@@ -39,11 +44,11 @@ export class ResetControl implements BusDevice {
   }
 
   read(offset: number, size: AccessSize): number {
-    return offset === 0 && size === 1 ? this.#control : 0xffff_ffff;
+    return offset === RST_CNT_OFFSET && size === 1 ? this.#control : 0xffff_ffff;
   }
 
   write(offset: number, size: AccessSize, value: number): void {
-    if (offset !== 0 || size !== 1) return;
+    if (offset !== RST_CNT_OFFSET || size !== 1) return;
     const resets = (value & RST_CNT.RST_CPU) !== 0 && (this.#control & RST_CNT.RST_CPU) === 0;
     this.#control = value & WRITABLE;
     if (resets) this.#onReset((value & RST_CNT.SYS_RST) !== 0 ? "system" : "processor");

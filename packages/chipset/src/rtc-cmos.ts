@@ -3,7 +3,8 @@
  * behind the PC's index and data ports 0x70 and 0x71. Bit 7 of the index port is the board's NMI disable.
  *
  * Time is the clock's: the registers are computed from it, and latched only while updates are inhibited (SET, or
- * the divider held in reset). The phase of a second is kept, so update, alarm and periodic interrupts do not drift.
+ * the divider held in reset). The phase of a second is kept, so update, alarm and periodic interrupts do not drift;
+ * after a pause, in which the VM's time stands still, reading the time catches up with the wall clock.
  *
  * Deviations: an update takes no time, so UIP is set only for the 244 µs that announce it; a write to a time
  * register while updates run takes effect at once; daylight saving (DSE), the square-wave output (SQWE) and time
@@ -89,6 +90,8 @@ const DAY_SECONDS = 86_400;
 const UIP_NS = 244_000;
 /** First update after the divider's reset is released. */
 const RELEASE_NS = 500_000_000;
+/** Difference from the wall clock that is let be: the second under way, and what a host's clock is slewed by. */
+const MAX_LAG_MS = 2000;
 const OSCILLATOR_HZ = 32_768;
 /** Where the calendar must stay for the arithmetic to be exact: about ± 140,000 years. */
 const MAX_SECONDS = 2 ** 42;
@@ -221,8 +224,8 @@ export class RtcCmos implements BusDevice, ByteRegisters {
   }
 
   /**
-   * Sets the time to the wall clock's, plus what the guest has set it ahead. For hosts whose wall clock moved
-   * on while the VM was paused or lay in a snapshot; nothing else makes the chip follow the wall clock.
+   * Sets the time to the wall clock's, plus what the guest has set it ahead. A guest that reads the time has this
+   * done for it when the two are more than two seconds apart: after a pause, or a night in a snapshot.
    */
   syncToWall(): void {
     const now = this.#clock.now();
@@ -260,7 +263,7 @@ export class RtcCmos implements BusDevice, ByteRegisters {
   }
 
   /**
-   * Restores the time as it was saved; `syncToWall()` brings it to the present.
+   * Restores the time as it was saved; see `syncToWall()` for how it comes to the present.
    * @throws StateError where `state` is not a saved state of this chip; nothing is changed then.
    */
   restore(state: unknown): void {
@@ -301,9 +304,19 @@ export class RtcCmos implements BusDevice, ByteRegisters {
       case RTC_REG.D:
         return REG_D.VRT;
       default:
-        if (this.#isTime(index) && !this.#inhibited()) this.#latchTime();
+        if (this.#isTime(index) && !this.#inhibited()) {
+          this.#followWall();
+          this.#latchTime();
+        }
         return this.#cmos[index]!;
     }
+  }
+
+  /** The chip runs on while the VM does not: a wall clock that has moved on alone is caught up with. */
+  #followWall(): void {
+    const wallMs = this.#clock.wallTimeMs() + this.#wallOffsetMs;
+    const timeMs = this.#secondsAt(this.#clock.now()) * 1000;
+    if (Math.abs(wallMs - timeMs) > MAX_LAG_MS) this.syncToWall();
   }
 
   #writeRegister(index: number, value: number): void {

@@ -226,38 +226,40 @@ describe("reset control", () => {
   it("resets on the rise of RST_CPU, by kind", () => {
     const kinds: string[] = [];
     const reset = new ResetControl((kind) => kinds.push(kind));
-    expect(reset.read(0, 1)).toBe(0);
+    expect(reset.read(1, 1)).toBe(0);
     // Linux and the FADT's reset register: 0x02, then 0x06.
-    reset.write(0, 1, 0x02);
+    reset.write(1, 1, 0x02);
     expect(kinds).toEqual([]);
-    reset.write(0, 1, 0x06);
-    reset.write(0, 1, 0x06);
+    reset.write(1, 1, 0x06);
+    reset.write(1, 1, 0x06);
     expect(kinds).toEqual(["system"]);
-    reset.write(0, 1, 0x00);
-    reset.write(0, 1, 0x04);
+    reset.write(1, 1, 0x00);
+    reset.write(1, 1, 0x04);
     expect(kinds).toEqual(["system", "processor"]);
-    reset.write(0, 1, 0xff);
-    expect(reset.read(0, 1)).toBe(0x0e);
+    reset.write(1, 1, 0xff);
+    expect(reset.read(1, 1)).toBe(0x0e);
     reset.reset();
-    expect(reset.read(0, 1)).toBe(0);
+    expect(reset.read(1, 1)).toBe(0);
   });
 
   it("ignores wide accesses: they are PCI's", () => {
     const kinds: string[] = [];
     const reset = new ResetControl((kind) => kinds.push(kind));
-    reset.write(0, 2, 0x06);
-    reset.write(0, 4, 0x06);
-    reset.write(1, 1, 0x06);
+    // A configuration address with byte 1 set, the probe of a guest without PCI.
+    reset.write(0, 4, 0x8000_0600);
+    reset.write(0, 2, 0x0600);
+    reset.write(1, 2, 0x06);
+    for (const offset of [0, 2, 3]) reset.write(offset, 1, 0x06);
     expect(kinds).toEqual([]);
     expect(reset.read(0, 4)).toBe(0xffff_ffff);
   });
 
   it("saves and restores", () => {
     const reset = new ResetControl(() => {});
-    reset.write(0, 1, 0x02);
+    reset.write(1, 1, 0x02);
     const other = new ResetControl(() => {});
     other.restore(reset.save());
-    expect(other.read(0, 1)).toBe(0x02);
+    expect(other.read(1, 1)).toBe(0x02);
     expect(() => other.restore({ kind: "reset-control", version: 1, control: 1 })).toThrow(/control/);
   });
 });

@@ -1,7 +1,7 @@
 import { Mmio, Pm, Port } from "@skep/chipset";
 import { FakeClock, LineProbe } from "@skep/chipset/testing";
 import { describe, expect, it } from "vitest";
-import { readBytes, readDwords, writeBytes, writeDwords } from "../src/access.ts";
+import { readBytes, writeBytes } from "../src/access.ts";
 import { StateFields } from "../src/state-fields.ts";
 import { nsOfTick, ticksAt } from "../src/ticks.ts";
 
@@ -37,36 +37,6 @@ describe("accesses", () => {
     expect(readBytes(chip, 3, 1)).toBe(0x83);
     writeBytes(chip, 2, 4, 0xdeadbeef);
     expect(log).toEqual(["2=ef", "3=be", "4=ad", "5=de"]);
-  });
-
-  it("read and write the dwords they touch, with a mask", () => {
-    const log: string[] = [];
-    const hex = (value: number): string => value.toString(16).padStart(8, "0");
-    const chip = {
-      readDword: (offset: number) => (offset === 0 ? 0x83828180 : 0x87868584),
-      writeDword: (offset: number, value: number, mask: number) =>
-        void log.push(`${offset} ${hex(value)} ${hex(mask)}`),
-    };
-    for (let offset = 0; offset < 5; offset++) {
-      for (const size of [1, 2, 4] as const) {
-        if (offset + size > 8) continue;
-        let expected = 0;
-        for (let index = 0; index < size; index++) expected += (0x80 + offset + index) * 256 ** index;
-        expect(readDwords(chip, offset, size)).toBe(expected);
-      }
-    }
-    writeDwords(chip, 0, 4, 0xffff_ffff);
-    writeDwords(chip, 2, 2, 0xbeef);
-    writeDwords(chip, 3, 2, 0xbeef);
-    writeDwords(chip, 1, 4, 0xdeadbeef);
-    expect(log).toEqual([
-      "0 ffffffff ffffffff",
-      "0 beef0000 ffff0000",
-      "0 ef000000 ff000000",
-      "4 000000be 000000ff",
-      "0 adbeef00 ffffff00",
-      "4 000000de 000000ff",
-    ]);
   });
 });
 

@@ -181,6 +181,29 @@ describe("RTC setting the time", () => {
   });
 });
 
+describe("RTC and the wall clock", () => {
+  it("catches up after a pause when the guest reads the time, its own setting kept", () => {
+    let pausedMs = 0;
+    class PausedClock extends FakeClock {
+      override wallTimeMs(): number {
+        return super.wallTimeMs() + pausedMs;
+      }
+    }
+    const rtc = new RtcCmos(new PausedClock(), new LineProbe());
+    const get = (index: number): number => {
+      rtc.write(INDEX, 1, index);
+      return rtc.read(DATA, 1);
+    };
+    rtc.write(INDEX, 2, 0x820b);
+    rtc.write(INDEX, 2, 0x2204);
+    rtc.write(INDEX, 2, 0x020b);
+    pausedMs = 1500;
+    expect([get(4), get(2), get(0)]).toEqual([0x22, 0x59, 0x50]);
+    pausedMs = 600_000;
+    expect([get(4), get(2), get(0)]).toEqual([0x23, 0x09, 0x50]);
+  });
+});
+
 describe("RTC updates", () => {
   it("announces an update by UIP for 244 microseconds", () => {
     const { clock, get, set } = setup();
