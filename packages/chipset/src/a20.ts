@@ -1,4 +1,4 @@
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 
 export interface A20GateStateV1 {
   kind: "a20-gate";
@@ -42,6 +42,6 @@ export class A20Gate {
 
   /** @throws StateError where `state` is not a saved state of the gate; nothing is changed then. */
   restore(state: unknown): void {
-    this.set(StateFields.of(state, "a20-gate", 1).flag("enabled"));
+    this.set(new StateReader(state, "a20-gate", 1).bool("enabled"));
   }
 }

@@ -12,7 +12,7 @@ import { type AccessSize, type BusDevice, mergeBits, type RegisterFile, Register
 import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { Acpi } from "./layout.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
 
 /** Registers, by offset from the block's base. */
@@ -284,12 +284,12 @@ export class AcpiPm implements BusDevice, RegisterFile<PmRegister> {
 
   /** @throws StateError where `state` is not a saved state of this chip; nothing is changed then. */
   restore(state: unknown): void {
-    const fields = StateFields.of(state, "acpi-pm", 1);
+    const fields = new StateReader(state, "acpi-pm", 1);
     const status = fields.bits("pm1Status", STS_WRITABLE);
     const enable = fields.bits("pm1Enable", EN_WRITABLE);
     const control = fields.bits("pm1Control", CNT_KEPT);
-    const gpeStatus = fields.integers("gpeStatus", 2, 2, 0xffff_ffff);
-    const gpeEnable = fields.integers("gpeEnable", 2, 2, 0xffff_ffff);
+    const gpeStatus = fields.uints("gpeStatus", 2, 0xffff_ffff);
+    const gpeEnable = fields.uints("gpeEnable", 2, 0xffff_ffff);
     const apmControl = fields.bits("apmControl", 0xff);
     const apmStatus = fields.bits("apmStatus", 0xff);
     const timer = fields.integer("timer", 0, this.#halfPeriod * 2 - 1);

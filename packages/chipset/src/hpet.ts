@@ -16,7 +16,7 @@
 import { type AccessSize, type BusDevice, mergeBits, type RegisterFile } from "@skep/memory";
 import type { Clock, ClockTimer, IrqLine, MsiTarget } from "@skep/vcpu";
 import { GCAP_ID, GEN_CONF, HPET_MAP, HPET_REG, TIMER_COUNT, TN_CONF } from "./hpet-registers.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Width of INT_ROUTE_CAP. */
 const MAX_INPUTS = 32;
@@ -255,15 +255,15 @@ export class Hpet implements BusDevice, RegisterFile<number> {
    * @throws StateError where `state` is not a saved state of this chip; nothing is changed then.
    */
   restore(state: unknown): void {
-    const fields = StateFields.of(state, "hpet", 1);
+    const fields = new StateReader(state, "hpet", 1);
     const config = fields.bits("config", GEN_CONF.ENABLE_CNF | GEN_CONF.LEG_RT_CNF);
     const counter = fields.u64("counter");
-    const saved = fields.list("timers", TIMER_COUNT).map((timer) => ({
+    const saved = fields.parts("timers", TIMER_COUNT).map((timer) => ({
       config: timer.bits("config", CONF_KEPT | TN_CONF.VAL_SET_CNF),
       comparator: timer.u64("comparator"),
       period: timer.u64("period"),
-      status: timer.flag("status"),
-      edge: timer.flag("edge"),
+      status: timer.bool("status"),
+      edge: timer.bool("edge"),
       fsbData: timer.bits("fsbData", 0xffff_ffff),
       fsbAddress: timer.bits("fsbAddress", 0xffff_ffff),
     }));

@@ -16,7 +16,7 @@ import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import type { Ps2Device } from "./ps2-device.ts";
 import type { ResetKind } from "./reset-control.ts";
 import { SET2_TO_SET1 } from "./scan-codes.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Status register, port 0x64, RO. Port 0x64 takes commands, port 0x60 data both ways. */
 export const KBC_STATUS = {
@@ -106,6 +106,13 @@ export interface I8042Options {
   readonly onReset?: (kind: ResetKind) => void;
 }
 
+export interface I8042ByteStateV1 {
+  value: number;
+  /** 0: the controller; 1: the first port; 2: the second. */
+  source: number;
+  timeout: boolean;
+}
+
 export interface I8042StateV1 {
   kind: "i8042";
   version: 1;
@@ -114,9 +121,10 @@ export interface I8042StateV1 {
   command: number;
   /** Last write was a command. */
   a2: boolean;
-  /** The output buffer, and an answer of the controller that waits for it; 0 or 1 of each. */
-  output: { value: number; source: number; timeout: boolean }[];
-  pending: { value: number; source: number; timeout: boolean }[];
+  /** The output buffer, where it is full. */
+  output?: I8042ByteStateV1;
+  /** An answer of the controller that waits for the output buffer. */
+  pending?: I8042ByteStateV1;
   /** A break prefix has been swallowed by the translation. */
   breakSeen: boolean;
 }
@@ -174,35 +182,34 @@ export class I8042 {
 
   /** The controller alone: the devices on its ports have their own state. */
   save(): I8042StateV1 {
-    const list = (byte: OutputByte | undefined): I8042StateV1["output"] =>
-      byte === undefined ? [] : [{ ...byte, source: SOURCES.indexOf(byte.source) }];
+    const plain = (byte: OutputByte): I8042ByteStateV1 => ({ ...byte, source: SOURCES.indexOf(byte.source) });
     return {
       kind: "i8042",
       version: 1,
       memory: [...this.#memory],
       command: this.#command,
       a2: this.#a2,
-      output: list(this.#output),
-      pending: list(this.#pending),
+      ...(this.#output === undefined ? {} : { output: plain(this.#output) }),
+      ...(this.#pending === undefined ? {} : { pending: plain(this.#pending) }),
       breakSeen: this.#breakSeen,
     };
   }
 
   /** @throws StateError where `state` is not a saved state of this chip; nothing is changed then. */
   restore(state: unknown): void {
-    const fields = StateFields.of(state, "i8042", 1);
-    const memory = fields.integers("memory", MEMORY_BYTES, MEMORY_BYTES, 0xff);
+    const fields = new StateReader(state, "i8042", 1);
+    const memory = fields.uints("memory", MEMORY_BYTES, 0xff);
     const command = fields.bits("command", 0xff);
-    const a2 = fields.flag("a2");
+    const a2 = fields.bool("a2");
     const bytes = (name: string): OutputByte | undefined => {
-      const [byte] = fields.list(name, 0, 1);
-      if (byte === undefined) return undefined;
+      if (!fields.has(name)) return undefined;
+      const byte = new StateReader(fields.nested(name), `i8042.${name}`);
       const source = SOURCES[byte.integer("source", 0, SOURCES.length - 1)]!;
-      return { value: byte.bits("value", 0xff), source, timeout: byte.flag("timeout") };
+      return { value: byte.bits("value", 0xff), source, timeout: byte.bool("timeout") };
     };
     const output = bytes("output");
     const pending = bytes("pending");
-    const breakSeen = fields.flag("breakSeen");
+    const breakSeen = fields.bool("breakSeen");
     this.#memory.set(memory);
     this.#command = command;
     this.#a2 = a2;

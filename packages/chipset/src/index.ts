@@ -2,7 +2,13 @@ export { A20Gate, type A20GateStateV1 } from "./a20.ts";
 export { AcpiPm, type AcpiPmOptions, type AcpiPmStateV1, GPE_COUNT, PM_TIMER_HZ } from "./acpi-pm.ts";
 export { type ApicMessage, DeliveryMode, decodeMsi } from "./apic-message.ts";
 export { Hpet, type HpetStateV1, type HpetTimerStateV1, type HpetWiring } from "./hpet.ts";
-export { I8042, type I8042Lines, type I8042Options, type I8042StateV1 } from "./i8042.ts";
+export {
+  I8042,
+  type I8042ByteStateV1,
+  type I8042Lines,
+  type I8042Options,
+  type I8042StateV1,
+} from "./i8042.ts";
 export { IOAPIC_PINS, IoApic, type IoApicOptions, type IoApicStateV1 } from "./ioapic.ts";
 export { IrqChip, type IrqChipOptions, type IrqChipStateV1 } from "./irqchip.ts";
 export { EXTINT, LocalApic, type LocalApicHost, type LocalApicOptions } from "./lapic.ts";

@@ -16,7 +16,7 @@ import type { AccessSize, BusDevice } from "@skep/memory";
 import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { CW, PitCounter, type PitCounterStateV1 } from "./pit-counter.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
 
 /** Registers, by offset from port 0x40. */
@@ -117,8 +117,8 @@ export class Pit8254 implements BusDevice, ByteRegisters {
   /** @throws StateError where `state` is not a saved state of this chip; nothing is changed then. */
   restore(state: unknown): void {
     const tick = this.#tick();
-    const fields = StateFields.of(state, "pit8254", 1);
-    this.#counters = fields.list("counters", 3).map((counter) => PitCounter.restore(counter, tick));
+    const fields = new StateReader(state, "pit8254", 1);
+    this.#counters = fields.parts("counters", 3).map((counter) => PitCounter.restore(counter, tick));
     this.#edge = undefined;
     this.#update(tick);
   }

@@ -9,7 +9,7 @@ import type { AccessSize, BusDevice } from "@skep/memory";
 import type { Clock } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { PIT_HZ, type Pit8254 } from "./pit8254.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 import { ticksAt } from "./ticks.ts";
 
 /** Bits of port 0x61. */
@@ -87,6 +87,6 @@ export class Port61 implements BusDevice, ByteRegisters {
 
   /** Restores the port alone: the gate is the 8254's own state. @throws StateError */
   restore(state: unknown): void {
-    this.#control = StateFields.of(state, "port61", 1).bits("control", WRITABLE);
+    this.#control = new StateReader(state, "port61", 1).bits("control", WRITABLE);
   }
 }

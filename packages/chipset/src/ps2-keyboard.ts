@@ -6,7 +6,7 @@
  * by itself), and typematic repeat, which is the host's.
  */
 import { MAX_REPLY_BYTES, PS2_COMMAND, PS2_REPLY, type Ps2Device, Ps2Queue } from "./ps2-device.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Commands of the keyboard alone. */
 export const KEYBOARD_COMMAND = {
@@ -100,13 +100,13 @@ export class Ps2Keyboard implements Ps2Device {
   }
 
   restore(state: unknown): void {
-    const fields = StateFields.of(state, "ps2-keyboard", 1);
-    const scanning = fields.flag("scanning");
+    const fields = new StateReader(state, "ps2-keyboard", 1);
+    const scanning = fields.bool("scanning");
     const leds = fields.bits("leds", 7);
     const typematic = fields.bits("typematic", 0x7f);
     const command = fields.bits("command", 0xff);
-    const replies = fields.integers("replies", 0, MAX_REPLY_BYTES, 0xff);
-    const reports = fields.integers("reports", 0, QUEUE_BYTES, 0xff);
+    const replies = fields.queue("replies", MAX_REPLY_BYTES, 0xff);
+    const reports = fields.queue("reports", QUEUE_BYTES, 0xff);
     const last = fields.bits("last", 0xff);
     this.#scanning = scanning;
     this.#leds = leds;

@@ -5,7 +5,7 @@
  * Missing: the wheel (IntelliMouse ids 3 and 4).
  */
 import { MAX_REPLY_BYTES, PS2_COMMAND, PS2_REPLY, type Ps2Device, Ps2Queue } from "./ps2-device.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Commands of the mouse alone. */
 export const MOUSE_COMMAND = {
@@ -117,17 +117,17 @@ export class Ps2Mouse implements Ps2Device {
   }
 
   restore(state: unknown): void {
-    const fields = StateFields.of(state, "ps2-mouse", 1);
-    const enabled = fields.flag("enabled");
-    const remote = fields.flag("remote");
-    const wrap = fields.flag("wrap");
-    const scaling = fields.flag("scaling");
+    const fields = new StateReader(state, "ps2-mouse", 1);
+    const enabled = fields.bool("enabled");
+    const remote = fields.bool("remote");
+    const wrap = fields.bool("wrap");
+    const scaling = fields.bool("scaling");
     const resolution = fields.bits("resolution", 3);
     const rate = fields.bits("rate", 0xff);
     const buttons = fields.bits("buttons", 7);
     const command = fields.bits("command", 0xff);
-    const replies = fields.integers("replies", 0, MAX_REPLY_BYTES, 0xff);
-    const reports = fields.integers("reports", 0, QUEUE_BYTES, 0xff);
+    const replies = fields.queue("replies", MAX_REPLY_BYTES, 0xff);
+    const reports = fields.queue("reports", QUEUE_BYTES, 0xff);
     const last = fields.bits("last", 0xff);
     this.#enabled = enabled;
     this.#remote = remote;

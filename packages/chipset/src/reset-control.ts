@@ -7,7 +7,7 @@
  * byte accesses on to this chip.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Offset of the register from 0xCF8. */
 const RST_CNT_OFFSET = 1;
@@ -64,6 +64,6 @@ export class ResetControl implements BusDevice {
 
   /** @throws StateError where `state` is not a saved state of this chip; nothing is changed then. */
   restore(state: unknown): void {
-    this.#control = StateFields.of(state, "reset-control", 1).bits("control", WRITABLE);
+    this.#control = new StateReader(state, "reset-control", 1).bits("control", WRITABLE);
   }
 }

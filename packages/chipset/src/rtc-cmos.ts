@@ -14,7 +14,7 @@ import type { AccessSize, BusDevice } from "@skep/memory";
 import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { civilSeconds, civilTime } from "./calendar.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
 
 /** Ports, by offset from 0x70. */
@@ -267,10 +267,10 @@ export class RtcCmos implements BusDevice, ByteRegisters {
    * @throws StateError where `state` is not a saved state of this chip; nothing is changed then.
    */
   restore(state: unknown): void {
-    const fields = StateFields.of(state, "rtc-cmos", 1);
+    const fields = new StateReader(state, "rtc-cmos", 1);
     const index = fields.bits("index", 0x7f);
-    const nmiDisabled = fields.flag("nmiDisabled");
-    const cmos = fields.integers("cmos", CMOS_BYTES, CMOS_BYTES, 0xff);
+    const nmiDisabled = fields.bool("nmiDisabled");
+    const cmos = fields.uints("cmos", CMOS_BYTES, 0xff);
     const flags = fields.bits("flags", FLAGS);
     const seconds = fields.integer("seconds", -MAX_SECONDS, MAX_SECONDS);
     const phaseNs = fields.integer("phaseNs", 0, SECOND_NS - 1);

@@ -14,7 +14,7 @@
 import type { AccessSize, BusDevice } from "@skep/memory";
 import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
-import { StateFields } from "./state-fields.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Registers, by offset (PC16550D, table II). */
 export const UART_REG = {
@@ -348,7 +348,7 @@ export class Uart16550 implements BusDevice, ByteRegisters {
 
   /** @throws StateError where `state` is not a saved state of this chip; nothing is changed then. */
   restore(state: unknown): void {
-    const fields = StateFields.of(state, "uart16550", 1);
+    const fields = new StateReader(state, "uart16550", 1);
     const ier = fields.bits("ier", IER_WRITABLE);
     const fcr = fields.bits("fcr", FCR_KEPT);
     const lcr = fields.bits("lcr", 0xff);
@@ -357,13 +357,13 @@ export class Uart16550 implements BusDevice, ByteRegisters {
     const modem = fields.bits("modem", MSR_LINES);
     const scratch = fields.bits("scratch", 0xff);
     const divisor = fields.bits("divisor", 0xffff);
-    const overrun = fields.flag("overrun");
+    const overrun = fields.bool("overrun");
     const capacity = (fcr & FCR.ENABLE) !== 0 ? UART_FIFO_BYTES : 1;
-    const rx = fields.integers("rx", 0, capacity, (CHARACTER_ERRORS << ERROR_SHIFT) | 0xff);
-    const thrPending = fields.flag("thrPending");
-    const thrDeferred = fields.flag("thrDeferred");
-    const timeoutPending = fields.flag("timeoutPending");
-    const spaceWanted = fields.flag("spaceWanted");
+    const rx = fields.queue("rx", capacity, (CHARACTER_ERRORS << ERROR_SHIFT) | 0xff);
+    const thrPending = fields.bool("thrPending");
+    const thrDeferred = fields.bool("thrDeferred");
+    const timeoutPending = fields.bool("timeoutPending");
+    const spaceWanted = fields.bool("spaceWanted");
 
     this.#ier = ier;
     this.#fcr = fcr;

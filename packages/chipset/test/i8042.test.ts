@@ -395,9 +395,9 @@ describe("i8042 state", () => {
     for (const bad of [
       1n,
       { ...good.kbc, memory: [] },
-      { ...good.kbc, output: [byte, byte] },
-      { ...good.kbc, output: [{ ...byte, source: 3 }] },
-      { ...good.kbc, pending: [{ ...byte, value: 256 }] },
+      { ...good.kbc, output: [byte] },
+      { ...good.kbc, output: { ...byte, source: 3 } },
+      { ...good.kbc, pending: { ...byte, value: 256 } },
     ]) {
       expect(() => kbc.restore(bad)).toThrow(/i8042/);
       expect(kbc.save()).toEqual(good.kbc);
