@@ -1,1 +1,2 @@
 import "./integer/index.ts";
+import "./system/index.ts";
