@@ -1,0 +1,8 @@
+/** The integer vector instructions: importing this declares them. */
+import "./moves.ts";
+import "./mmx.ts";
+import "./bitwise.ts";
+import "./arithmetic.ts";
+import "./multiply.ts";
+import "./shift.ts";
+import "./shuffle.ts";
