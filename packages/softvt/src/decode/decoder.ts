@@ -439,8 +439,9 @@ export class Decoder {
     if (long) {
       if (addressSize !== 64) return;
       if (seg >= FS_OVERRIDE) {
-        // FS and GS have a base: it takes the place of the index where there is none.
-        if (indexed) return;
+        // FS and GS have a base: it takes the place of the index where there is none, if the form has a
+        // handler that adds no base of its own.
+        if (indexed || out.form!.handlers.index64 === undefined) return;
         out.c = Cpu.SEG_BASE + seg * 8;
         out.d &= ~3;
         out.ea = "index64";
