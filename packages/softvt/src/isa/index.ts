@@ -1,1 +1,2 @@
 import "./integer/index.ts";
+import "./sse/index.ts";
