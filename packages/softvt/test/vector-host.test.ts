@@ -30,7 +30,10 @@ describe.skipIf(skipped)(`vector instructions${skipped ? ` (${skipped})` : ""}`,
       let count = 0;
       for (const mode of spec.modes ?? ([64, 32] as const))
         for (const test of cases(spec, new Random(index + mode), { mode, perForm: 4, faults: false })) {
-          const found = differences(test, host.run(test.code, test.state, test.options), evaluator.run(test));
+          const expected = host.run(test.code, test.state, test.options);
+          // The evaluator's memory has no page tables (16-bit addresses cannot be kept inside the window).
+          if (expected.end.kind === "fault" && expected.end.vector === 14) continue;
+          const found = differences(test, expected, evaluator.run(test));
           expect(found, `${test.name} ${Buffer.from(test.code).toString("hex")}`).toEqual([]);
           count++;
         }

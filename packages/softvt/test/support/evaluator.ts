@@ -23,7 +23,7 @@ import { RFLAGS } from "../../src/cpu/state.ts";
 import { Decoder } from "../../src/decode/decoder.ts";
 import { evaluate } from "../../src/ir/evaluate.ts";
 import type { UopField } from "../../src/ir/ir.ts";
-import { buildHandlers } from "../../src/isa/handlers.ts";
+import { buildHandlers, type Handler } from "../../src/isa/handlers.ts";
 
 const CPU = 0x1000;
 const PAGE_FLAGS = 0x4_0000;
@@ -39,7 +39,7 @@ export class EvaluatorCpu {
   readonly #decoder = new Decoder(this.#handlers);
   readonly #arena = new Uint8Array(ARENA_BYTES);
   readonly #view = new DataView(this.#arena.buffer);
-  readonly #bodies = new Map<number, ReturnType<(typeof this.#handlers.list)[number]["describe"]>>();
+  readonly #bodies = new Map<number, ReturnType<Handler["describe"]>>();
   readonly #image: Uint8Array;
 
   constructor(image: Uint8Array, readOnly: Uint8Array) {
@@ -79,8 +79,7 @@ export class EvaluatorCpu {
 
   /** Runs a case. `end` is "landed" or a fault with its vector; other fault details are not modelled. */
   run(test: Case): EngineResult {
-    const mode =
-      Mode.FLAT | (test.options.mode === 64 ? Mode.CODE64 : Mode.CODE32 | Mode.STACK32);
+    const mode = Mode.FLAT | (test.options.mode === 64 ? Mode.CODE64 : Mode.CODE32 | Mode.STACK32);
     this.#enter(test, mode);
     const bytes = new Uint8Array(32).fill(INT3);
     bytes.set(test.code);
