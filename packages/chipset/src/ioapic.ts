@@ -10,7 +10,7 @@
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
 import { type ApicMessage, DeliveryMode } from "./apic-message.ts";
-import { StateReader } from "./irq-state.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Inputs, and so redirection entries. */
 export const IOAPIC_PINS = 24;

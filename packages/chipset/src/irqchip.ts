@@ -14,10 +14,10 @@ import type { Clock, InterruptController, IrqLine, LocalApicPort, MsiTarget, Vcp
 import { ApicBus } from "./apic-bus.ts";
 import { decodeMsi } from "./apic-message.ts";
 import { IOAPIC_PINS, IoApic, type IoApicStateV1 } from "./ioapic.ts";
-import { StateReader } from "./irq-state.ts";
 import { EXTINT, LocalApic, type LocalApicHost, type LocalApicOptions } from "./lapic.ts";
 import type { LocalApicStateV1 } from "./lapic-state.ts";
 import { Pic8259, type Pic8259StateV1 } from "./pic8259.ts";
+import { StateReader } from "./state-reader.ts";
 
 const ISA_IRQS = 16;
 /** The 8259s' cascade, no line of a device's. */

@@ -1,5 +1,5 @@
 /** What a local APIC saves, and the check of what it is given back. */
-import { StateReader } from "./irq-state.ts";
+
 import {
   APIC_BASE,
   DFR_RESERVED,
@@ -11,6 +11,7 @@ import {
   LvtEntry,
 } from "./lapic-registers.ts";
 import { LocalApicTimer, type LocalApicTimerStateV1 } from "./lapic-timer.ts";
+import { StateReader } from "./state-reader.ts";
 
 export interface LocalApicStateV1 {
   kind: "lapic";

@@ -9,7 +9,7 @@
  * while interrupts are off.
  */
 import type { Clock, ClockTimer } from "@skep/vcpu";
-import { StateReader } from "./irq-state.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** LVT timer mode, bits 18:17. */
 export const TimerMode = { ONE_SHOT: 0, PERIODIC: 1, TSC_DEADLINE: 2 } as const;

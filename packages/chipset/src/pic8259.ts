@@ -15,7 +15,7 @@
  * as the master's spurious IR7; a spurious IR15 takes one that goes within the INTA cycle, a single step here.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateReader } from "./irq-state.ts";
+import { StateReader } from "./state-reader.ts";
 
 /** Offsets from the chip's port, selected by A0. */
 const REG = {

@@ -28,8 +28,7 @@ const has = (value: I32, mask: number): I32 => value.and(mask).ne(0);
 const loadPdptes = fn("loadPdptes", ["i64"], undefined, (f, cr3) => {
   const base = cr3.and(0xffff_ffe0n);
   const entries = [0, 1, 2, 3].map((i) => f.let(f.call<I64>(systemReadPhysical, base.add(8 * i))));
-  for (const entry of entries)
-    refuse(f, entry.bit(0).and(entry.and(PDPTE_RESERVED).ne(0)), Vector.GP);
+  for (const entry of entries) refuse(f, entry.bit(0).and(entry.and(PDPTE_RESERVED).ne(0)), Vector.GP);
   entries.forEach((entry, i) => {
     set64(f, Cpu.PDPTR + 8 * i, entry);
   });
@@ -138,4 +137,3 @@ export const writeXcr0 = fn("writeXcr0", ["i64"], undefined, (f, value) => {
   refuse(f, bad, Vector.GP);
   set64(f, Cpu.XCR0, value);
 });
-

@@ -107,9 +107,7 @@ const deliverGate = fn(
     const selector = gate.shrU(16).wrap().and(0xffff);
     const is32 = gate.bit(43);
     const bytes = is32.shl(1).add(2);
-    const offset = f.let(
-      is32.select(gate.and(0xffff).or(gate.shrU(32).and(0xffff_0000n)), gate.and(0xffff)),
-    );
+    const offset = f.let(is32.select(gate.and(0xffff).or(gate.shrU(32).and(0xffff_0000n)), gate.and(0xffff)));
     const cpl = get32(f, Cpu.CPL);
     const v86 = v86Mode(f);
     refuse(f, isNull(selector), Vector.GP);
@@ -279,7 +277,8 @@ export const enterHandler = fn(
 );
 
 /** Faults whose frame shows RF set, a bit each: all but #DB, #BP, #OF and interrupts (SDM Vol. 3B sec. 18.3.1.1). */
-const RF_VECTORS = 0x003b_ffff & ~((1 << Vector.DB) | (1 << Vector.NMI) | (1 << Vector.BP) | (1 << Vector.OF));
+const RF_VECTORS =
+  0x003b_ffff & ~((1 << Vector.DB) | (1 << Vector.NMI) | (1 << Vector.BP) | (1 << Vector.OF));
 
 /** Contributory exceptions, a bit each (SDM Vol. 3A table 6-5): #DE, #TS, #NP, #SS, #GP. */
 const CONTRIBUTORY =
@@ -312,9 +311,7 @@ export const deliverEvent = fn(
     const severity = f.variable("i32", f.i32(0));
     const isException = f.variable("i32", kind.eq(EventKind.EXCEPTION));
     const classOf = (v: I32): I32 =>
-      v
-        .eq(Vector.DF)
-        .select(f.i32(3), v.eq(Vector.PF).select(f.i32(2), isOneOf(f, CONTRIBUTORY, v)));
+      v.eq(Vector.DF).select(f.i32(3), v.eq(Vector.PF).select(f.i32(2), isOneOf(f, CONTRIBUTORY, v)));
     f.if(isException.get(), () => severity.set(classOf(firstVector)));
     set32(f, Cpu.ACTIVITY, 0);
     set32(f, Cpu.EVENT, Event.NONE);
@@ -348,7 +345,10 @@ export const deliverEvent = fn(
           severity.set(f.i32(3));
         },
         () => {
-          const ext = software.get().eqz().and(isOneOf(f, CONTRIBUTORY & ~1, second));
+          const ext = software
+            .get()
+            .eqz()
+            .and(isOneOf(f, CONTRIBUTORY & ~1, second));
           vector.set(second);
           error.set(get32(f, Cpu.EXC_ERROR).or(ext));
           hasError.set(get32(f, Cpu.EXC_HAS_ERROR));
@@ -362,4 +362,3 @@ export const deliverEvent = fn(
     f.return(f.i32(1));
   },
 );
-

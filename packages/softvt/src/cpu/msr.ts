@@ -1,12 +1,11 @@
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { writeEfer } from "./control.ts";
-import { Cpu, Event } from "./layout.ts";
+import { Cpu, Event, Seg } from "./layout.ts";
 import { replayed } from "./memory.ts";
 import { Slot } from "./slots.ts";
 import { get32, get64, set32, set64, Vector } from "./state.ts";
 import { nonCanonical, refuse, returnOnEvent } from "./system.ts";
 import { readTsc, writeTsc, writeTscAdjust } from "./tsc.ts";
-import { Seg } from "./layout.ts";
 
 /**
  * Model-specific registers (SDM Vol. 4 ch. 2). Those whose value is in the vCPU block are handled here; for

@@ -69,7 +69,11 @@ const returnSegment = fn("returnSegment", ["i32"], "i64", (f, selector) => {
   const dpl = Descriptor.dpl(raw);
   const wrongLevel = Descriptor.isConforming(raw).select(dpl.gtU(rpl), dpl.ne(rpl));
   const both = longMode(f).and(Descriptor.isLong(raw)).and(Descriptor.isBig(raw));
-  const bad = Descriptor.isCode(raw).eqz().or(rpl.ltU(get32(f, Cpu.CPL))).or(wrongLevel).or(both);
+  const bad = Descriptor.isCode(raw)
+    .eqz()
+    .or(rpl.ltU(get32(f, Cpu.CPL)))
+    .or(wrongLevel)
+    .or(both);
   refuse(f, bad, Vector.GP, errorOf(selector), f.i64(0));
   f.unlikely(Descriptor.absent(raw), () => {
     refuse(f, f.i32(1), Vector.NP, errorOf(selector), f.i64(0));
@@ -169,7 +173,9 @@ const returnToV86 = fn("returnToV86", ["i64", "i32", "i32"], undefined, (f, rip,
   const esp = item(3);
   const selectors = [Seg.SS, Seg.ES, Seg.DS, Seg.FS, Seg.GS].map((seg, i) => ({
     seg,
-    selector: item(4 + i).wrap().and(0xffff),
+    selector: item(4 + i)
+      .wrap()
+      .and(0xffff),
   }));
   returnOnEvent(f);
   refuse(f, rip.gtU(0xffff), Vector.GP);
@@ -218,7 +224,9 @@ export const interruptReturn = fn("interruptReturn", ["i32"], undefined, (f, byt
   f.call(checkTarget, code, rip);
   returnOnEvent(f);
   // RF matters only while instruction breakpoints are looked for, and the next instruction would clear it.
-  const watched = get64(f, Cpu.DR + 7 * 8).and(0xff).ne(0);
+  const watched = get64(f, Cpu.DR + 7 * 8)
+    .and(0xff)
+    .ne(0);
   const allowed = f.call(changeableFlags, bytes);
   const mask = f.let(watched.select(allowed, allowed.and(~RFLAGS.RF)));
   f.if(

@@ -2,7 +2,16 @@ import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { Cpu, Seg } from "./layout.ts";
 import { accessOf, Rights, realMode, updateMode, v86Mode } from "./mode.ts";
 import { get32, get64, Vector } from "./state.ts";
-import { LOW32, longMode, nonCanonical, raiseAt, refuse, returnOnEvent, systemRead, systemWrite } from "./system.ts";
+import {
+  LOW32,
+  longMode,
+  nonCanonical,
+  raiseAt,
+  refuse,
+  returnOnEvent,
+  systemRead,
+  systemWrite,
+} from "./system.ts";
 
 /**
  * Segment descriptors and the loading of segment registers (SDM Vol. 3A ch. 3.4, 3.5, 5; Vol. 2 MOV, LLDT,
@@ -119,14 +128,7 @@ export const storeDescriptor = fn(
   ["i32", "i32", "i64"],
   undefined,
   (f, seg, selector, raw) => {
-    f.call(
-      storeSegment,
-      seg,
-      selector,
-      Descriptor.base(raw),
-      Descriptor.limit(raw),
-      Descriptor.access(raw),
-    );
+    f.call(storeSegment, seg, selector, Descriptor.base(raw), Descriptor.limit(raw), Descriptor.access(raw));
   },
 );
 
@@ -136,14 +138,7 @@ export function storeNull(f: Builder, seg: I32 | number, selector: I32, dpl: I32
     typeof dpl === "number"
       ? f.i32(Rights.UNUSABLE | (dpl << Rights.DPL_SHIFT))
       : dpl.shl(Rights.DPL_SHIFT).or(Rights.UNUSABLE);
-  f.call(
-    storeSegment,
-    typeof seg === "number" ? f.i32(seg) : seg,
-    selector,
-    f.i64(0),
-    f.i32(0),
-    rights,
-  );
+  f.call(storeSegment, typeof seg === "number" ? f.i32(seg) : seg, selector, f.i64(0), f.i32(0), rights);
 }
 
 /**
@@ -343,4 +338,3 @@ export function refuseAbsent(f: Builder, raw: I64, selector: I32, vector: number
 
 /** A linear address outside IA-32e mode. */
 export const legacy = (va: I64): I64 => va.and(LOW32);
-

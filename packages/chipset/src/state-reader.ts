@@ -28,6 +28,26 @@ export class StateReader {
     return value as number;
   }
 
+  /** An integer in [min, max]. */
+  integer(field: string, min: number, max: number): number {
+    const value = this.#get(field);
+    const good = typeof value === "number" && Number.isSafeInteger(value) && value >= min && value <= max;
+    this.#expect(field, good, `an integer in [${min}, ${max}]`);
+    return value as number;
+  }
+
+  /** An unsigned 32-bit integer with no bit set outside `mask`. */
+  bits(field: string, mask: number): number {
+    const value = this.uint(field, 0xffff_ffff);
+    this.#expect(field, (value & ~mask) >>> 0 === 0, `no bits outside 0x${mask.toString(16)}`);
+    return value;
+  }
+
+  /** Whether an optional field is there. */
+  has(field: string): boolean {
+    return this.#get(field) !== undefined;
+  }
+
   /** A finite number in [0, max], fractions included. */
   number(field: string, max: number): number {
     const value = this.#get(field);
@@ -62,6 +82,19 @@ export class StateReader {
       `integers in [0, 0x${max.toString(16)}]`,
     );
     return items as number[];
+  }
+
+  /** As `uints`, for a queue: `maxLength` integers at most. */
+  queue(field: string, maxLength: number, max: number): number[] {
+    const value = this.#get(field);
+    const length = Array.isArray(value) ? value.length : 0;
+    this.#expect(field, Array.isArray(value) && length <= maxLength, `an array of at most ${maxLength}`);
+    return this.uints(field, length, max);
+  }
+
+  /** An array of exactly `length` parts, each for a reader of its own. */
+  parts(field: string, length: number): StateReader[] {
+    return this.array(field, length).map((part, i) => new StateReader(part, `${this.#kind}.${field}[${i}]`));
   }
 
   /** An array of exactly `length` items of any kind, copied. */
