@@ -1,59 +1,72 @@
 import { Cpu } from "../cpu/layout.ts";
-import { get32, raise, set32, Vector } from "../cpu/state.ts";
-import { fn, type I32, type I64 } from "../ir/builder.ts";
+import { CR4, get32, get64, raise, set32, Vector } from "../cpu/state.ts";
+import { fn, type I32 } from "../ir/builder.ts";
+import { Env, Flag } from "../fpu/env.ts";
 import type { Insn } from "./insn.ts";
 
-/** Raises the vector `off`: what SSE_OFF or MMX_OFF said. */
-const raiseOff = fn("raiseOff", ["i32"], undefined, (f, off) => {
-  f.if(
-    off.eq(Vector.UD),
-    () => raise(f, Vector.UD),
-    () => raise(f, Vector.NM),
-  );
-});
-
-function checkOff(c: Insn, field: number): void {
-  const off = get32(c, field);
-  c.unlikely(off, () => {
-    c.call(raiseOff, off);
+/** Faults with the vector that a field of the vCPU block holds, unless that is 0. */
+function faultIfOff(c: Insn, field: number): void {
+  const vector = get32(c, field);
+  c.unlikely(vector, () => {
+    c.if(
+      vector.eq(Vector.NM),
+      () => raise(c, Vector.NM),
+      () => raise(c, Vector.UD),
+    );
     c.leave();
   });
 }
 
-/** #UD where CR0.EM or not CR4.OSFXSR, #NM where CR0.TS (SDM Vol. 2A tables 2-18 to 2-22): first of all. */
-export function sseCheck(c: Insn): void {
-  checkOff(c, Cpu.SSE_OFF);
+/** The first thing every SSE instruction does: #UD where CR0.EM or CR4.OSFXSR forbid it, #NM by CR0.TS. */
+export const sseCheck = (c: Insn): void => faultIfOff(c, Cpu.SSE_OFF);
+
+/** A pending unmasked x87 exception, which waiting x87 and MMX instructions raise where CR0.NE is set. */
+export function pendingX87(c: Insn): void {
+  c.unlikely(get32(c, Cpu.FSW).and(0x80), () =>
+    c.faultIf(get64(c, Cpu.CR0).bit(5), Vector.MF),
+  );
 }
 
-const FSW_ES = 0x80;
-
-/** #MF where an unmasked x87 exception is pending. */
-export function pendingCheck(c: Insn): void {
-  c.faultIf(get32(c, Cpu.FSW).and(FSW_ES), Vector.MF);
-}
-
-/** #UD where CR0.EM, #NM where CR0.TS, #MF where an x87 exception is pending (SDM Vol. 3A sec. 13.1). */
+/** The first thing every MMX instruction does: #UD by CR0.EM, #NM by CR0.TS, #MF. */
 export function mmxCheck(c: Insn): void {
-  checkOff(c, Cpu.MMX_OFF);
-  pendingCheck(c);
+  faultIfOff(c, Cpu.MMX_OFF);
+  pendingX87(c);
 }
 
-/**
- * What every MMX instruction does to the x87 state besides its result: TOP becomes 0 and all registers valid
- * (SDM Vol. 3A table 13-1). Comes after whatever may fault.
- */
-export function mmxUsed(c: Insn): void {
+/** What every MMX instruction but EMMS does to the x87 state: TOP 0, no register empty (SDM Vol. 1 sec. 9.5). */
+export function enterMmx(c: Insn): void {
   set32(c, Cpu.TOP, 0);
   set32(c, Cpu.FTW, 0);
 }
 
-/** Writes the MMX register in ModRM.reg (`a`) or ModRM.rm (`b`): exponent and sign become all ones. */
-export function writeMmx(c: Insn, field: "a" | "b", value: I64): void {
-  const register: I32 = c.cpu.add(c.field(field));
-  c.store("i64.store", register, value, Cpu.FPR);
-  c.store("i32.store16", register, c.i32(0xffff), Cpu.FPR + 8);
-  mmxUsed(c);
-}
+/**
+ * Whether native arithmetic gives what MXCSR asks for, whatever the result's precision: all exceptions masked,
+ * to nearest, no DAZ, no FTZ, and PE, the one flag that ordinary results raise, set already.
+ */
+export const isPlain = (mxcsr: I32): I32 => mxcsr.and(0xffe0).eq(0x1fa0);
 
-/** The immediate byte, 0 to 255. */
-export const imm8 = (c: Insn): I32 => c.immediateField().and(0xff);
+/**
+ * Ends an operation: adds the exceptions that it noted to MXCSR, and raises #XM (without CR4.OSXMMEXCPT: #UD)
+ * for one that is not masked. The caller looks at EVENT before it stores the result.
+ */
+export const endSse = fn("endSse", [], undefined, (f) => {
+  const mxcsr = get32(f, Cpu.MXCSR);
+  const flags = f.let(get32(f, Cpu.FP_FLAGS).and(Flag.ALL));
+  f.if(flags.eqz(), () => f.return());
+  const unmasked = f.let(flags.and(mxcsr.shrU(Env.MASK_SHIFT).xor(-1)));
+  const kept = unmasked.and(Flag.EARLY).ne(0).select(flags.and(Flag.EARLY), flags);
+  set32(f, Cpu.MXCSR, mxcsr.or(kept));
+  f.if(unmasked, () =>
+    f.if(
+      get64(f, Cpu.CR4).wrap().and(CR4.OSXMMEXCPT),
+      () => raise(f, Vector.XM),
+      () => raise(f, Vector.UD),
+    ),
+  );
+});
+
+/** Starts an operation: nothing noted so far. Gives MXCSR as its environment. */
+export function beginSse(f: Parameters<typeof get32>[0]): I32 {
+  set32(f, Cpu.FP_FLAGS, 0);
+  return get32(f, Cpu.MXCSR);
+}

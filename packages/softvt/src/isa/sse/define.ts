@@ -1,7 +1,8 @@
-import type { Builder, I64, V128 } from "../../ir/builder.ts";
+import { Cpu } from "../../cpu/layout.ts";
+import type { Builder, I32, I64, V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { type InsnOptions, insn } from "../registry.ts";
-import { imm8, mmxCheck, mmxUsed, sseCheck, writeMmx } from "../sse-common.ts";
+import { enterMmx, mmxCheck, sseCheck } from "../sse-common.ts";
 
 /** CPUID features that vector instructions belong to. */
 export type VectorFeature =
@@ -25,6 +26,9 @@ export const lanewise =
   (c, a, b) =>
     c.op(op, [a, b]);
 
+/** The immediate byte, 0 to 255. */
+export const imm8 = (c: Insn): I32 => c.immediateField().and(0xff);
+
 /** An instruction on XMM registers. */
 export function sse(
   name: string,
@@ -40,7 +44,7 @@ export function sse(
   });
 }
 
-/** An instruction on MMX registers; `describe` ends with `writeMmx` or, having no such result, `mmxUsed`. */
+/** An instruction on MMX registers; `describe` ends with `writeMmx` or, having no such result, `enterMmx`. */
 export function mmx(
   name: string,
   encoding: string,
@@ -52,6 +56,14 @@ export function mmx(
     mmxCheck(c);
     describe(c);
   });
+}
+
+/** Writes the MMX register in ModRM.reg (`a`) or ModRM.rm (`b`): exponent and sign become all ones. */
+export function writeMmx(c: Insn, field: "a" | "b", value: I64): void {
+  const register = c.cpu.add(c.field(field));
+  c.store("i64.store", register, value, Cpu.FPR);
+  c.store("i32.store16", register, c.i32(0xffff), Cpu.FPR + 8);
+  enterMmx(c);
 }
 
 /** `xmm1 = op(xmm1, xmm2/m128)`; memory must be aligned. */
@@ -133,4 +145,4 @@ export function constant(c: Builder, laneBits: 8 | 16 | 32 | 64, lanes: readonly
 
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
-export { imm8, mmxUsed, writeMmx };
+export { enterMmx, imm8, writeMmx };

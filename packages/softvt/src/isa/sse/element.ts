@@ -1,6 +1,6 @@
 import type { I32, I64, V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
-import { both, constant, imm8, low64, mmx, mmxUsed, range, sse, writeMmx } from "./define.ts";
+import { both, constant, enterMmx, imm8, low64, mmx, range, sse, writeMmx } from "./define.ts";
 import { bytesDown } from "./permute.ts";
 
 /** Single elements in and out of vectors, by an immediate index (SDM Vol. 2B, PEXTRB and on). */
@@ -39,7 +39,7 @@ sse("PEXTRW", "66 0F C5", "Gd=,Ux,Ib", "sse2", (c) => c.write(0, element(c, c.re
 mmx("PEXTRW", "NP 0F C5", "Gd=,Nq,Ib", "sse", (c) => {
   const count = imm8(c).and(3).shl(4).u64();
   c.write(0, c.read(1).shrU(count).zeroExtend(16));
-  mmxUsed(c);
+  enterMmx(c);
 });
 
 for (const [name, encoding, feature, register, memory, bits] of [

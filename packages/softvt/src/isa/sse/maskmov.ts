@@ -3,7 +3,7 @@ import { Access, probe, wrapLinear, writeSlow } from "../../cpu/memory.ts";
 import { get32 } from "../../cpu/state.ts";
 import { fn, type I32, type V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
-import { mmx, mmxUsed, sse, zeroExtended } from "./define.ts";
+import { enterMmx, mmx, sse, zeroExtended } from "./define.ts";
 import { bytesDown } from "./permute.ts";
 
 /** Stores to the string destination of the bytes that a mask selects (SDM Vol. 2B, MASKMOVQ). */
@@ -42,5 +42,5 @@ function storeMasked(c: Insn, value: V128, mask: V128, bits: number): void {
 sse("MASKMOVDQU", "66 0F F7", "Vx,Ux", "sse2", (c) => storeMasked(c, c.readVector(0), c.readVector(1), 128));
 mmx("MASKMOVQ", "NP 0F F7", "Pq,Nq", "sse", (c) => {
   storeMasked(c, zeroExtended(c, c.read(0)), zeroExtended(c, c.read(1)), 64);
-  mmxUsed(c);
+  enterMmx(c);
 });

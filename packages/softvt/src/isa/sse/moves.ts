@@ -1,6 +1,6 @@
 import type { I32 } from "../../ir/builder.ts";
 import { insn } from "../registry.ts";
-import { high64, low64, mmx, mmxUsed, sse, sseUnary, zeroExtended } from "./define.ts";
+import { enterMmx, high64, low64, mmx, sse, sseUnary, zeroExtended } from "./define.ts";
 
 /** Moves between XMM registers and memory (SDM Vol. 2B, MOVAPS and on). */
 
@@ -97,5 +97,5 @@ for (const [name, encoding, feature, shape] of [
   );
 mmx("PMOVMSKB", "NP 0F D7", "Gd=,Nq", "sse", (c) => {
   c.write(0, c.op<I32>("i8x16.bitmask", [zeroExtended(c, c.read(1))]).u64());
-  mmxUsed(c);
+  enterMmx(c);
 });
