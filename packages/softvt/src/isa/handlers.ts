@@ -81,7 +81,11 @@ export function buildHandlers(): HandlerTable {
           if (HOT_EA.includes(ea) && !isHot(plain)) continue;
           const wanted = addVariant(plain);
           const dead = variant(ea, true);
-          handlers[ea] = { wanted, dead: spec.flags === "set" && isHot(dead) ? addVariant(dead) : wanted };
+          handlers[ea] = {
+            wanted,
+            dead:
+              (spec.flags === "set" || spec.flags === "partial") && isHot(dead) ? addVariant(dead) : wanted,
+          };
         }
         const fused =
           !memory && fusible(spec, opsize)

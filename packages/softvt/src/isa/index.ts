@@ -1,0 +1,2 @@
+import "./integer/index.ts";
+import "./system/index.ts";
