@@ -1,10 +1,12 @@
+import { resetVcpuState } from "@skep/vcpu";
 import { Cpu, Event, gpr, Seg, VCPUS } from "../src/cpu/layout.ts";
 import { codeLinear } from "../src/cpu/lookup.ts";
 import { Access, probe } from "../src/cpu/memory.ts";
 import { updateMode } from "../src/cpu/mode.ts";
-import { CR4_IMPLEMENTED, EFER_IMPLEMENTED, resetCpu, XCR0_IMPLEMENTED } from "../src/cpu/reset.ts";
+import { flushTlb } from "../src/cpu/paging.ts";
 import { Slot } from "../src/cpu/slots.ts";
 import { Decoder } from "../src/decode/decoder.ts";
+import { CpuView, prepareRestore } from "../src/engine/vcpu-state.ts";
 import { fn } from "../src/ir/builder.ts";
 import { evaluate } from "../src/ir/evaluate.ts";
 import type { Fn, UopField } from "../src/ir/ir.ts";
@@ -35,10 +37,13 @@ export class Machine {
   readonly #decoder = new Decoder(HANDLERS);
 
   constructor() {
-    resetCpu(this.memory, VCPUS, { kind: "reset", signature: 0x600, waitForSipi: false });
-    this.set64(Slot.CR4_ALLOWED, CR4_IMPLEMENTED);
-    this.set64(Slot.EFER_ALLOWED, EFER_IMPLEMENTED);
-    this.set64(Slot.XCR0_ALLOWED, XCR0_IMPLEMENTED);
+    prepareRestore(resetVcpuState())(new CpuView(this.memory.buffer, VCPUS));
+    this.set32(Cpu.RFLAGS, 2);
+    this.set64(Slot.CR4_ALLOWED, 0x37_0ffcn);
+    this.set64(Slot.EFER_ALLOWED, 0xd01n);
+    this.set64(Slot.XCR0_ALLOWED, 3n);
+    this.call(flushTlb);
+    this.update();
     this.set32(Cpu.EPT, EPT);
     this.set32(Cpu.PAGE_FLAGS, PAGE_FLAGS);
     this.memory.setBigUint64(EPT, BigInt(EPT + 0x1000) | 7n, true);
