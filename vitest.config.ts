@@ -12,6 +12,7 @@ export default defineConfig({
         { find: new RegExp(`^@skep/${name}/(.+)$`), replacement: source(`${name}/src/$1/index.ts`) },
       ]),
       { find: /^skep$/, replacement: source("skep/src/index.ts") },
+      { find: /^skep\/(.+)$/, replacement: source("skep/src/$1/index.ts") },
     ],
   },
   test: {

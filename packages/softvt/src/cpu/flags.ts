@@ -185,8 +185,9 @@ export const lessFlag = fn("lessFlag", [], "i32", (f) => {
     f.return(a.ltS(a.sub(get64(f, Cpu.FLAG_R))));
   });
   f.if(kind.and(0xff).eq(FlagKind.LOGIC), () => f.return(get64(f, Cpu.FLAG_R).ltS(0)));
-  const sign = f.call(signFlag);
-  f.return(sign.xor(f.call(overflowFlag)));
+  const sign = f.call<I32>(signFlag);
+  const overflow = f.call<I32>(overflowFlag);
+  f.return(sign.xor(overflow));
 });
 
 /** All six flags at their RFLAGS positions. */

@@ -1,5 +1,5 @@
 import { LOADS, STORES, type WasmType } from "../wasm/opcodes.ts";
-import type { Ending, Fn, Label, Node, Stmt, UopField } from "./ir.ts";
+import { type Ending, endingNodes, type Fn, type Label, type Node, type Stmt, type UopField } from "./ir.ts";
 import { evaluateOp, f32bits, f64bits, type Value } from "./ops.ts";
 
 /** What the evaluator needs from its surroundings. */
@@ -17,14 +17,15 @@ export interface EvaluateContext {
 
 export interface EvaluateResult {
   readonly value: Value | undefined;
-  readonly ending: { readonly kind: Ending["kind"]; readonly to: number } | undefined;
+  /** How the instruction ended, with the values of the ending's expressions. */
+  readonly ending: { readonly kind: Ending["kind"]; readonly values: readonly Value[] } | undefined;
 }
 
 /** Statement outcomes other than falling through. */
 type Signal =
   | { readonly k: "break" | "continue"; readonly label: Label }
   | { readonly k: "return"; readonly value: Value | undefined }
-  | { readonly k: "end"; readonly kind: Ending["kind"]; readonly to: number };
+  | { readonly k: "end"; readonly kind: Ending["kind"]; readonly values: readonly Value[] };
 
 /**
  * Runs IR by walking it, with BigInt arithmetic: slow, plain, and the oracle that the generated code is
@@ -37,7 +38,7 @@ export function evaluate(
 ): EvaluateResult {
   const signal = new Evaluator(context, args).run(stmts);
   if (signal?.k === "return") return { value: signal.value, ending: undefined };
-  if (signal?.k === "end") return { value: undefined, ending: { kind: signal.kind, to: signal.to } };
+  if (signal?.k === "end") return { value: undefined, ending: { kind: signal.kind, values: signal.values } };
   return { value: undefined, ending: undefined };
 }
 
@@ -141,7 +142,11 @@ class Evaluator {
         return undefined;
       }
       case "end":
-        return { k: "end", kind: stmt.how.kind, to: stmt.how.kind === "jump" ? this.#u32(stmt.how.to) : 0 };
+        return {
+          k: "end",
+          kind: stmt.how.kind,
+          values: endingNodes(stmt.how).map((node) => this.#node(node)),
+        };
     }
   }
 

@@ -78,12 +78,48 @@ export type Stmt =
  * How an instruction hands on control.
  * - `next`: the next micro-op in sequence (every description's default).
  * - `skip`: the one after the next (a fused pair).
- * - `jump`: micro-op at address `to`, if it is not 0 (a resolved direct branch); else as `leave`.
- * - `leave`: the dispatcher looks at the vCPU block's `event` (branch to `rip`, exception, exit).
+ * - `jump`: a branch within the page, to the micro-op whose address stands at arena address `link`; while that
+ *   is 0, to `rip`, which is then looked up and the link patched. `slots`: instructions that it counts for.
+ * - `branch`: to `rip`, looked up.
+ * - `lookup`: not an instruction of its own; go on at `rip`.
+ * - `goto`: not an instruction of its own; go on at micro-op `to`.
+ * - `leave`: the dispatcher looks at the vCPU block's `event` (exception, exit, branch to `Cpu.RIP`).
  */
 export type Ending =
   | { readonly kind: "next" | "skip" | "leave" }
-  | { readonly kind: "jump"; readonly to: Node };
+  | { readonly kind: "jump"; readonly link: Node; readonly rip: Node; readonly slots?: 1 | 2 }
+  | { readonly kind: "branch" | "lookup"; readonly rip: Node }
+  | { readonly kind: "goto"; readonly to: Node };
+
+/** The expressions of an ending. */
+export function endingNodes(how: Ending): readonly Node[] {
+  switch (how.kind) {
+    case "jump":
+      return [how.link, how.rip];
+    case "branch":
+    case "lookup":
+      return [how.rip];
+    case "goto":
+      return [how.to];
+    default:
+      return [];
+  }
+}
+
+/** The same ending with its expressions replaced. */
+export function mapEnding(how: Ending, node: (n: Node) => Node): Ending {
+  switch (how.kind) {
+    case "jump":
+      return { ...how, link: node(how.link), rip: node(how.rip) };
+    case "branch":
+    case "lookup":
+      return { kind: how.kind, rip: node(how.rip) };
+    case "goto":
+      return { kind: "goto", to: node(how.to) };
+    default:
+      return how;
+  }
+}
 
 /** A function of the generated module: described in the same language, or imported from the host. */
 export interface Fn {

@@ -1,4 +1,4 @@
-import type { Node, Stmt } from "./ir.ts";
+import { endingNodes, mapEnding, type Node, type Stmt } from "./ir.ts";
 
 /** Where something is used: the chain of (statement list, index) from the outermost list inwards. */
 type Place = readonly { readonly list: Stmt[]; readonly index: number }[];
@@ -43,7 +43,7 @@ export function parts(stmt: Stmt): { nodes: readonly Node[]; lists: readonly Stm
     case "fill":
       return { nodes: [stmt.to, stmt.value, stmt.length], lists: [] };
     case "end":
-      return { nodes: stmt.how.kind === "jump" ? [stmt.how.to] : [], lists: [] };
+      return { nodes: endingNodes(stmt.how), lists: [] };
     case "break":
     case "continue":
       return { nodes: [], lists: [] };
@@ -74,7 +74,7 @@ function rebuild(stmt: Stmt, node: (n: Node) => Node, list: (l: Stmt[]) => Stmt[
     case "fill":
       return { ...stmt, to: node(stmt.to), value: node(stmt.value), length: node(stmt.length) };
     case "end":
-      return stmt.how.kind === "jump" ? { ...stmt, how: { kind: "jump", to: node(stmt.how.to) } } : stmt;
+      return { ...stmt, how: mapEnding(stmt.how, node) };
     case "break":
     case "continue":
       return stmt;

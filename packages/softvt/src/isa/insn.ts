@@ -273,13 +273,20 @@ export class Insn extends Builder {
 
   /** Ends this instruction by a branch to `rip`; outside 64-bit mode only its low 32 bits count. */
   branchTo(rip: I64): void {
-    set64(this, Cpu.RIP, rip);
-    set32(this, Cpu.EVENT, Event.BRANCH);
-    this.leave();
+    this.end({ kind: "branch", rip: rip.node });
+  }
+
+  /** Ends this instruction by a branch to offset `pageOffset` of its own code page (may lie outside of it). */
+  branchNear(pageOffset: I32, inPage: boolean): void {
+    const rip = get64(this, Cpu.RIP_BASE).add(pageOffset.s64());
+    if (inPage) this.end({ kind: "jump", link: this.uop.add(12).node, rip: rip.node });
+    else this.branchTo(rip);
   }
 
   /** Ends this instruction, done; the code that follows is looked up anew (a mode may have changed). */
   resync(): void {
-    this.branchTo(this.nextRip());
+    set64(this, Cpu.RIP, this.nextRip());
+    set32(this, Cpu.EVENT, Event.BRANCH);
+    this.leave();
   }
 }

@@ -1,0 +1,62 @@
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+
+/** Files of one guest: a kernel and the initramfs whose /init runs the workloads. */
+export interface BenchGuest {
+  readonly kernel: string;
+  readonly initrd: string;
+}
+
+/** A virtual machine to measure: a command whose standard output is the guest's serial console. */
+export interface Machine {
+  readonly name: string;
+  /** Which guest it runs: v86 has no long mode, so it gets the 32-bit one. */
+  readonly architecture: "amd64" | "i386";
+  command(guest: BenchGuest): [command: string, ...args: string[]];
+  /** Why it cannot be measured here, or `undefined` where it can. */
+  missing(): string | undefined;
+}
+
+/** Guest RAM of every machine, in MiB. */
+export const MEMORY_MIB = 256;
+const COMMAND_LINE = "console=ttyS0 panic=-1";
+
+export const MACHINES: readonly Machine[] = [
+  {
+    name: "softvt",
+    architecture: "amd64",
+    command: ({ kernel, initrd }) => [
+      process.execPath,
+      here("../packages/skep/dist/cli/index.js"),
+      "run",
+      ...["--engine", "softvt", "--memory", `${MEMORY_MIB}M`, "--append", COMMAND_LINE],
+      ...["--kernel", kernel, "--initrd", initrd],
+    ],
+    missing: () => undefined,
+  },
+  {
+    name: "qemu-tcg",
+    architecture: "amd64",
+    command: ({ kernel, initrd }) => [
+      "/usr/bin/qemu-system-x86_64",
+      ...["-accel", "tcg", "-cpu", "max", "-m", String(MEMORY_MIB), "-append", COMMAND_LINE],
+      ...["-display", "none", "-no-reboot", "-serial", "stdio", "-monitor", "none"],
+      ...["-kernel", kernel, "-initrd", initrd],
+    ],
+    missing: () =>
+      existsSync("/usr/bin/qemu-system-x86_64") ? undefined : "qemu-system-x86_64 is not installed",
+  },
+  {
+    name: "v86",
+    architecture: "i386",
+    command: ({ kernel, initrd }) => [
+      process.execPath,
+      here("v86-machine.mjs"),
+      ...[kernel, initrd, String(MEMORY_MIB), COMMAND_LINE],
+    ],
+    missing: () =>
+      existsSync("/usr/share/seabios/bios.bin") ? undefined : "Debian's package seabios is not installed",
+  },
+];

@@ -1,0 +1,147 @@
+// npm run bench: boot and five workloads on softvt, QEMU's TCG and v86, alternating, medians and ratios.
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { obtainDebianFile } from "skep/node";
+import { type BenchGuest, MACHINES, type Machine, MEMORY_MIB } from "./machines.ts";
+import { bareNodeRss, measure, type Run, WORKLOADS } from "./measure.ts";
+
+const HELP = `npm run bench -- [--runs N] [--only NAME,…] [--json] [--timeout SECONDS]
+
+Boots the same Debian kernel and busybox on each machine and times the guest's workloads by the host's clock.
+  --runs N     runs of each machine, alternating (default 3)
+  --only NAME  ${MACHINES.map(({ name }) => name).join(", ")}; more than one by commas (default: all that are here)
+  --json       one JSON document on stdout in place of the table
+  --timeout S  seconds after which a run is given up (default 300)
+`;
+
+const { values } = parseArgs({
+  options: {
+    runs: { type: "string", default: "3" },
+    only: { type: "string" },
+    json: { type: "boolean", default: false },
+    timeout: { type: "string", default: "300" },
+    help: { type: "boolean", default: false },
+  },
+});
+if (values.help) {
+  process.stdout.write(HELP);
+  process.exit(0);
+}
+const count = positive("--runs", values.runs);
+const timeoutMs = positive("--timeout", values.timeout) * 1000;
+const machines = selectMachines(values.only);
+
+const work = mkdtempSync(join(tmpdir(), "skep-bench-"));
+try {
+  const runs = new Map<string, Run[]>(machines.map(({ name }) => [name, []]));
+  const guests = new Map<string, BenchGuest>();
+  for (const { architecture } of machines) {
+    if (!guests.has(architecture)) guests.set(architecture, await packGuest(architecture, work));
+  }
+  for (let round = 1; round <= count; round++) {
+    for (const machine of machines) {
+      process.stderr.write(`run ${round} of ${count}: ${machine.name}\n`);
+      const command = machine.command(guests.get(machine.architecture)!);
+      runs.get(machine.name)!.push(await measure(command, MEMORY_MIB * 2 ** 20, timeoutMs));
+    }
+  }
+  report(runs, await bareNodeRss());
+} finally {
+  rmSync(work, { recursive: true });
+}
+
+function positive(option: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) {
+    process.stderr.write(`${option}: expected a whole number of at least 1, got "${text}"\n`);
+    process.exit(2);
+  }
+  return value;
+}
+
+function selectMachines(only: string | undefined): Machine[] {
+  const wanted = only?.split(",");
+  const unknown = wanted?.find((name) => !MACHINES.some((machine) => machine.name === name));
+  if (unknown !== undefined) {
+    const names = MACHINES.map(({ name }) => name).join(", ");
+    process.stderr.write(`--only: expected one of ${names}, got "${unknown}"\n`);
+    process.exit(2);
+  }
+  return MACHINES.filter((machine) => {
+    if (wanted && !wanted.includes(machine.name)) return false;
+    const missing = machine.missing();
+    if (missing) process.stderr.write(`left out: ${machine.name}: ${missing}\n`);
+    return !missing;
+  });
+}
+
+/** Obtains Debian's kernel and busybox and packs the guest's initramfs into `directory`. */
+async function packGuest(architecture: "amd64" | "i386", directory: string): Promise<BenchGuest> {
+  const amd64 = architecture === "amd64";
+  const kernel = await obtainDebianFile(amd64 ? "linux-image-cloud-amd64" : "linux-image-686");
+  const busybox = await obtainDebianFile(amd64 ? "busybox-static" : "busybox-static:i386");
+  const initrd = join(directory, `${architecture}.cpio`);
+  const script = fileURLToPath(new URL("make-guest.sh", import.meta.url));
+  const packed = spawnSync(script, [busybox.path, initrd], { stdio: ["ignore", "inherit", "inherit"] });
+  if (packed.status !== 0) throw new Error(`${script} failed`);
+  return { kernel: kernel.path, initrd };
+}
+
+function median(values: number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+function report(runs: ReadonlyMap<string, readonly Run[]>, nodeRss: number): void {
+  const medians = new Map<string, Record<string, number>>();
+  for (const [name, list] of runs) {
+    const row: Record<string, number> = {};
+    for (const workload of WORKLOADS) row[workload] = median(list.map(({ seconds }) => seconds[workload]!));
+    medians.set(name, row);
+  }
+  const ours = medians.get("softvt");
+  const memory = runs.get("softvt")?.flatMap((run) => run.memory ?? []);
+  const overhead = memory?.length
+    ? Math.round(median(memory.map(({ done }) => done.rss - done.guestRam - nodeRss)) / 2 ** 20)
+    : undefined;
+
+  if (values.json) {
+    const document = {
+      kind: "skep-bench",
+      version: 1,
+      host: { cpu: cpus()[0]?.model, cpus: cpus().length, node: process.version },
+      memoryMiB: MEMORY_MIB,
+      runs: Object.fromEntries([...runs].map(([name, list]) => [name, list.map(({ seconds }) => seconds)])),
+      medians: Object.fromEntries(medians),
+      softvtMiBOverGuestRamAndNode: overhead,
+    };
+    process.stdout.write(`${JSON.stringify(document, undefined, 2)}\n`);
+    return;
+  }
+  const cell = (text: string): string => text.padStart(9);
+  const line = (name: string, cells: string[]): void => {
+    process.stdout.write(`${name.padEnd(18)}${cells.map(cell).join("")}\n`);
+  };
+  process.stdout.write(`\n${cpus()[0]?.model}, ${cpus().length} CPUs, Node ${process.version}; seconds, `);
+  process.stdout.write(`median of ${values.runs}\n\n`);
+  line("", [...WORKLOADS]);
+  for (const [name, row] of medians)
+    line(
+      name,
+      WORKLOADS.map((workload) => row[workload]!.toFixed(2)),
+    );
+  for (const [name, row] of medians) {
+    if (!ours || name === "softvt") continue;
+    line(
+      `${name} / softvt`,
+      WORKLOADS.map((workload) => `${(row[workload]! / ours[workload]!).toFixed(2)} x`),
+    );
+  }
+  if (overhead !== undefined)
+    process.stdout.write(`\nsoftvt: ${overhead} MiB over guest RAM and a bare Node\n`);
+}

@@ -1,0 +1,13 @@
+export * as aml from "./aml.ts";
+export { type AcpiOptions, type AcpiTables, buildAcpi } from "./build.ts";
+export {
+  type AcpiPlatform,
+  type AcpiProcessor,
+  type AcpiSerialPort,
+  type AcpiTable,
+  COM1,
+  COM2,
+  PC_PLATFORM,
+} from "./platform.ts";
+export * as resources from "./resources.ts";
+export { mcfg, table } from "./tables.ts";

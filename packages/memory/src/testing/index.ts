@@ -1,0 +1,3 @@
+export * from "./fake-guest-memory.ts";
+export * from "./guest-memory-cases.ts";
+export * from "./probe-device.ts";

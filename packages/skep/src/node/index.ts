@@ -1,0 +1,1 @@
+export * from "./debian.ts";

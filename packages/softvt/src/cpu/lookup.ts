@@ -1,0 +1,76 @@
+import { type Builder, fn, hostFn, type I32, type I64 } from "../ir/builder.ts";
+import { Cpu, HASH, HASH_ENTRIES, Mode, Seg, TLB_ENTRIES, TlbEntry } from "./layout.ts";
+import { Access } from "./memory.ts";
+import { fill } from "./paging.ts";
+import { get32, get64, raise, set32, set64, Vector } from "./state.ts";
+
+/** Decodes code at an arena address in a mode; returns its first micro-op's address. */
+const decode = hostFn("decode", ["i32", "i32"], "i32");
+
+const LOW32 = 0xffff_ffffn;
+const CS_BASE = Cpu.SEG_BASE + 8 * Seg.CS;
+
+const is64 = (mode: I32): I32 => mode.and(Mode.CODE_MASK).eq(Mode.CODE64);
+
+/** Linear address of `rip` in the current code segment. */
+export function codeLinear(f: Builder, rip: I64): I64 {
+  return is64(get32(f, Cpu.MODE)).select(rip, rip.add(get64(f, CS_BASE)).and(LOW32));
+}
+
+/** The hash entry for code at arena address `host`. */
+export const hashEntry = (host: I32): I32 =>
+  host
+    .xor(host.shrU(15))
+    .and(HASH_ENTRIES - 1)
+    .shl(4);
+
+/**
+ * Finds the micro-op for `rip` and makes its page the current one. 0 if the fetch faulted: EVENT says why,
+ * and `Cpu.RIP` is `rip`.
+ */
+export const lookupSlow = fn("lookupSlow", ["i64"], "i32", (f, target) => {
+  const mode = get32(f, Cpu.MODE);
+  const rip = f.let(is64(mode).select(target, target.and(LOW32)));
+  set64(f, Cpu.RIP, rip);
+  f.if(mode.and(Mode.FLAT).or(is64(mode)).eqz(), () => {
+    const limit = f.load("i32.load", f.cpu, Cpu.SEG_LIMIT + 4 * Seg.CS);
+    f.if(rip.gtU(limit.u64()), () => {
+      raise(f, Vector.GP);
+      f.return(f.i32(0));
+    });
+  });
+  const linear = f.let(codeLinear(f, rip));
+  const tlb = get32(f, Cpu.TLB);
+  const entry = tlb.add(
+    linear
+      .shrU(7)
+      .wrap()
+      .and((TLB_ENTRIES - 1) << 5),
+  );
+  const host = f.variable("i32", f.i32(0));
+  f.if(
+    f.load("i64.load", entry, TlbEntry.EXECUTE).eq(linear.and(~0xfffn)),
+    () => host.set(linear.wrap().add(f.load("i32.load", entry, TlbEntry.ADDEND))),
+    () => {
+      host.set(f.call<I32>(fill, linear, f.i32(Access.EXECUTE), tlb));
+      f.if(host.get().eqz(), () => f.return(f.i32(0)));
+    },
+  );
+  set64(f, Cpu.RIP_BASE, rip.sub(linear.and(0xfff)));
+  const at = host.get();
+  const slot = f.let(hashEntry(at));
+  const uop = f.variable("i32", f.load("i32.load", slot, HASH + 8));
+  const found = f
+    .load("i32.load", slot, HASH)
+    .eq(at)
+    .and(f.load("i32.load", slot, HASH + 4).eq(mode.or(0x100)));
+  f.if(found.eqz(), () => {
+    uop.set(f.call<I32>(decode, at, mode));
+  });
+  const link = get32(f, Cpu.LINK);
+  f.if(link, () => {
+    f.store("i32.store", link, uop.get());
+    set32(f, Cpu.LINK, 0);
+  });
+  f.return(uop.get());
+});

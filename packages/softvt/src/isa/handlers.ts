@@ -1,0 +1,108 @@
+import type { EaKind } from "../cpu/address.ts";
+import type { Stmt } from "../ir/ir.ts";
+import { fuse, fusible } from "./fuse.ts";
+import { isHot } from "./hot.ts";
+import { describeVariant, type InsnSpec, SPECS, type Variant } from "./registry.ts";
+import { SPECIAL, type SpecialName } from "./special.ts";
+
+/** One entry of the interpreter: inline case or function, by `hot`. */
+export interface Handler {
+  readonly name: string;
+  readonly hot: boolean;
+  describe(): { stmts: Stmt[]; temps: number };
+}
+
+/** The handlers that one form (instruction, operand size, register or memory) may be decoded to. */
+export interface Form {
+  readonly spec: InsnSpec;
+  readonly opsize: number;
+  readonly memory: boolean;
+  /** Handler by address kind (register forms: `any`), flags wanted or dead. */
+  readonly handlers: Partial<Record<EaKind, { wanted: number; dead: number }>>;
+  /** Handlers of this instruction fused with the Jcc behind it, by condition; register forms only. */
+  readonly fused: readonly number[] | undefined;
+}
+
+export interface HandlerTable {
+  /** Hot handlers first: those are the interpreter's inline cases. */
+  readonly list: readonly Handler[];
+  readonly hotCount: number;
+  /** Index of `form(spec, opsize, memory)` in `forms`. */
+  readonly forms: ReadonlyMap<InsnSpec, readonly (Form | undefined)[]>;
+  readonly special: Readonly<Record<SpecialName, number>>;
+}
+
+/** Position of a form in `HandlerTable.forms`' arrays. */
+export const formIndex = (opsize: number, memory: boolean): number => (opsize >> 5) * 2 + (memory ? 1 : 0);
+
+/** Operand sizes that an instruction is described for. */
+export function sizesOf(spec: InsnSpec): readonly number[] {
+  if (spec.sizes !== undefined) return spec.sizes;
+  return spec.operands.some((o) => o.size === "v" || o.size === "z" || o.size === "y") ? [16, 32, 64] : [32];
+}
+
+const HOT_EA: readonly EaKind[] = ["base64", "index64", "base32", "index32"];
+
+/** Builds the table from everything that `insn()` declared. Cheap: descriptions run when code is generated. */
+export function buildHandlers(): HandlerTable {
+  const hot: Handler[] = [];
+  const cold: Handler[] = [];
+  // Cold handlers come after the hot ones: their numbers are negative until the hot ones are counted.
+  const add = (handler: Handler): number => (handler.hot ? hot.push(handler) - 1 : -cold.push(handler));
+  const special = {} as Record<SpecialName, number>;
+  for (const [name, describe] of Object.entries(SPECIAL))
+    special[name as SpecialName] = add({ name, hot: name !== "straddle", describe });
+
+  const forms = new Map<InsnSpec, (Form | undefined)[]>();
+  for (const spec of SPECS) {
+    const list: (Form | undefined)[] = [];
+    forms.set(spec, list);
+    for (const opsize of sizesOf(spec))
+      for (const memory of [false, true]) {
+        if (!hasForm(spec, memory)) continue;
+        const variant = (ea: EaKind, noFlags: boolean): Variant => ({
+          name: `${spec.name}_${spec.opcode.toString(16)}_${opsize}${memory ? `_${ea}` : ""}${noFlags ? "_nf" : ""}`,
+          spec,
+          opsize,
+          memory,
+          ea,
+          noFlags,
+        });
+        const addVariant = (v: Variant): number =>
+          add({ name: v.name, hot: isHot(v), describe: () => describeVariant(v) });
+        const handlers: Form["handlers"] = {};
+        for (const ea of memory ? (["any", ...HOT_EA] as const) : (["any"] as const)) {
+          const plain = variant(ea, false);
+          if (ea !== "any" && !isHot(plain)) continue;
+          const wanted = addVariant(plain);
+          const dead = variant(ea, true);
+          handlers[ea] = { wanted, dead: spec.flags === "set" && isHot(dead) ? addVariant(dead) : wanted };
+        }
+        const fused =
+          !memory && fusible(spec, opsize)
+            ? Array.from({ length: 16 }, (_, cc) => {
+                const v = variant("any", false);
+                return add({ name: `${v.name}_j${cc}`, hot: true, describe: () => fuse(v, cc) });
+              })
+            : undefined;
+        list[formIndex(opsize, memory)] = { spec, opsize, memory, handlers, fused };
+      }
+  }
+  const number = (n: number): number => (n < 0 ? hot.length - n - 1 : n);
+  for (const list of forms.values())
+    for (const form of list)
+      for (const pair of Object.values(form?.handlers ?? {})) {
+        pair.wanted = number(pair.wanted);
+        pair.dead = number(pair.dead);
+      }
+  for (const name of Object.keys(special) as SpecialName[]) special[name] = number(special[name]);
+  return { list: [...hot, ...cold], hotCount: hot.length, forms, special };
+}
+
+function hasForm(spec: InsnSpec, memory: boolean): boolean {
+  const operand = spec.operands.find((o) => o.forms !== "both");
+  if (spec.operands.some((o) => o.kind === "O")) return memory;
+  if (operand !== undefined) return (operand.forms === "mem") === memory;
+  const modrm = spec.operands.some((o) => o.kind === "E" || o.kind === "W" || o.kind === "Q");
+  return modrm || !memory;
+}

@@ -1,0 +1,69 @@
+import { Cpu, Event } from "../cpu/layout.ts";
+import { codeLinear } from "../cpu/lookup.ts";
+import { Access, probe } from "../cpu/memory.ts";
+import { get32, get64, raise, set32, Vector } from "../cpu/state.ts";
+import { Builder, hostFn, type I32, type I64 } from "../ir/builder.ts";
+import type { Stmt } from "../ir/ir.ts";
+
+/** Micro-ops that stand for no instruction, placed by the decoder. */
+export type SpecialName = "stale" | "pageEnd" | "goto" | "straddle" | "undefined" | "tooLong";
+
+/** Decodes the instruction at arena address (first page) that goes on in arena page (second), in a mode. */
+export const decodeStraddling = hostFn("decodeStraddling", ["i32", "i32", "i32"], "i32");
+
+function record(describe: (f: Builder) => void): () => { stmts: Stmt[]; temps: number } {
+  return () => {
+    const f = new Builder();
+    describe(f);
+    return { stmts: f.stmts, temps: f.tempCount };
+  };
+}
+
+const here = (f: Builder): I64 => get64(f, Cpu.RIP_BASE).add(f.field("pos").and(0xfff).u64());
+
+export const SPECIAL: Record<SpecialName, () => { stmts: Stmt[]; temps: number }> = {
+  /** Code that was overwritten, or forgotten: look it up again. */
+  stale: record((f) => f.end({ kind: "lookup", rip: here(f).node })),
+
+  /** The end of decoded code: go on with what follows `pos`. */
+  pageEnd: record((f) => {
+    const after = here(f).add(f.field("pos").shrU(12).u64());
+    f.end({ kind: "lookup", rip: after.node });
+  }),
+
+  /** Go on at micro-op imm2: the code that follows was decoded before. */
+  goto: record((f) => f.end({ kind: "goto", to: f.field("imm2").node })),
+
+  /** An instruction that goes on in the next page: where that page is can change under it. */
+  straddle: record((f) => {
+    const tlb = get32(f, Cpu.TLB);
+    const start = f.let(codeLinear(f, here(f)));
+    const next = f.call<I32>(probe, start.add(4096).and(~0xfffn), f.i32(Access.EXECUTE), tlb);
+    f.unlikely(next.eqz(), () => f.end({ kind: "leave" }));
+    f.unlikely(next.eq(1), () => {
+      raise(f, Vector.GP);
+      f.end({ kind: "leave" });
+    });
+    const first = f.call<I32>(probe, start, f.i32(Access.EXECUTE), tlb);
+    f.unlikely(first.leU(1), () => {
+      set32(f, Cpu.EVENT, Event.LOOKUP);
+      f.end({ kind: "leave" });
+    });
+    f.if(f.field("imm").eq(next), () => f.end({ kind: "goto", to: f.field("imm2").node }));
+    const uop = f.call<I32>(decodeStraddling, first, next, get32(f, Cpu.MODE));
+    f.store("i32.store", f.uop, next, 8);
+    f.store("i32.store", f.uop, uop, 12);
+    f.end({ kind: "goto", to: uop.node });
+  }),
+
+  undefined: record((f) => {
+    raise(f, Vector.UD);
+    f.end({ kind: "leave" });
+  }),
+
+  /** Longer than 15 bytes (SDM Vol. 2A sec. 2.3.11). */
+  tooLong: record((f) => {
+    raise(f, Vector.GP);
+    f.end({ kind: "leave" });
+  }),
+};
