@@ -228,10 +228,13 @@ export function startImage(mode: StartMode, options: StartOptions = {}): StartIm
       memory.push(...longTables(), [Layout.TSS, longTss()]);
     } else {
       // I/O map base past the limit: no port is allowed by it (SDM Vol. 1 sec. 20.5.2).
-      memory.push([Layout.TSS, u32s(0, Layout.KERNEL_STACK, Selector.DATA, ...new Array<number>(22).fill(0))]);
+      memory.push([
+        Layout.TSS,
+        u32s(0, Layout.KERNEL_STACK, Selector.DATA, ...new Array<number>(22).fill(0)),
+      ]);
       memory.push([Layout.TSS + 100, u32s(0x0068_0000)]);
     }
-    state.msrs["c0000080"] = efer;
+    state.msrs.c0000080 = efer;
   }
   return { state, memory };
 }
@@ -248,10 +251,7 @@ function longTables(): [number, Uint8Array][] {
     u64s(...Array.from({ length: 512 }, (_, i) => BigInt(start + i * 0x20_0000) | 0xe7n));
   return [
     [base, u64s(BigInt(pdpt) | 7n, ...new Array<bigint>(511).fill(0n))],
-    [
-      pdpt,
-      u64s(BigInt(low) | 0x27n, 0n, 0n, BigInt(high) | 0x27n, ...new Array<bigint>(508).fill(0n)),
-    ],
+    [pdpt, u64s(BigInt(low) | 0x27n, 0n, 0n, BigInt(high) | 0x27n, ...new Array<bigint>(508).fill(0n))],
     [low, pages(0)],
     [high, pages(0xc000_0000)],
   ];

@@ -1,0 +1,723 @@
+import { type CaseGroup, start } from "./case.ts";
+import { CR0, expectEqual, expectRegisters, type Guest, runToHalt, runToVector } from "./guest.ts";
+import { descriptor, gate, hex, Layout, Selector, u32s } from "./layout.ts";
+
+/** Code that goes to ring 3 at the address in EAX, with interrupts as they are (SDM Vol. 3A sec. 6.8.6). */
+const TO_RING_3 = hex`
+  ; bits 32, at 0x8000
+  66 b9 3b 00    ; mov cx, 0x3b
+  8e d9          ; mov ds, cx
+  8e c1          ; mov es, cx
+  6a 3b          ; push 0x3b
+  68 00 64 00 00 ; push 0x6400
+  9c             ; pushf
+  6a 33          ; push 0x33
+  50             ; push eax
+  cf             ; iretd
+`;
+
+/** Starts in ring 0 and continues `code` in ring 3, at 0x8100. */
+function startRing3(guest: Guest, code: Uint8Array, rflags = 0n): void {
+  start(guest, "protected", TO_RING_3, { registers: { rax: 0x8100n }, rflags });
+  guest.load(0x8100, code);
+}
+
+/** Error code, EIP, CS, EFLAGS, ESP, SS from the top of the stack. */
+function frame(guest: Guest, sp: number, words: number): number[] {
+  return Array.from({ length: words }, (_, i) => guest.u32(sp + 4 * i));
+}
+
+/** Protected mode: segments, privilege, gates (SDM Vol. 3A ch. 3, 6 and 7). */
+export const protectedCases: CaseGroup<Guest> = {
+  title: "protected mode",
+  cases: [
+    {
+      name: "takes faults, traps and software interrupts through 32-bit gates",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          cd 80 ; int 0x80
+          f4    ; hlt
+        `,
+          { rflags: 0x246n },
+        );
+        // A trap gate leaves IF as it is.
+        guest.load(Layout.IDT + 8 * 0x80, gate(Selector.CODE32, Layout.HANDLERS + 4 * 0x80, 0x8f));
+        const { state, sp } = runToVector(guest, 0x80);
+        expectEqual("EIP, CS, EFLAGS", frame(guest, sp, 3), [0x8002, 8, 0x246]);
+        expectEqual("IF after a trap gate", state.rflags & 0x200n, 0x200n);
+      },
+    },
+    {
+      name: "pushes 16-bit frames through 16-bit gates",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          cd 40 ; int 0x40
+          f4    ; hlt
+        `,
+        );
+        guest.load(Layout.IDT + 8 * 0x40, gate(Selector.CODE32, Layout.HANDLERS + 4 * 0x40, 0x86));
+        const { sp } = runToVector(guest, 0x40);
+        expectEqual("SP", sp, 0x7000 - 6);
+        expectEqual("IP, CS", [guest.u16(sp), guest.u16(sp + 2)], [0x8002, 8]);
+      },
+    },
+    {
+      name: "raises #GP with the selector where a segment may not be loaded",
+      needs: ["protected mode"],
+      run(guest) {
+        for (const [selector, vector, error] of [
+          [0x108, 13, 0x108], // beyond the GDT's limit
+          [0x58, 11, 0x58], // not present
+          [0x60, 13, 0x60], // a system segment
+          [0x68, 13, 0x68], // execute-only code
+        ] as const) {
+          start(
+            guest,
+            "protected",
+            hex`
+            ; bits 32, at 0x8000
+            8e e3 ; mov fs, bx
+            f4    ; hlt
+          `,
+            { registers: { rbx: BigInt(selector) } },
+          );
+          guest.load(Layout.GDT + 0x58, descriptor(0, 0xfffff, 0x13, 0xc));
+          guest.load(Layout.GDT + 0x60, descriptor(0, 0x67, 0x89));
+          guest.load(Layout.GDT + 0x68, descriptor(0, 0xfffff, 0x98, 0xc));
+          const { sp } = runToVector(guest, vector);
+          expectEqual("error code, EIP", frame(guest, sp, 2), [error, 0x8000]);
+        }
+      },
+    },
+    {
+      name: "raises #GP at SS with the wrong privilege, #SS where it is not present",
+      needs: ["protected mode"],
+      run(guest) {
+        for (const [selector, vector, error] of [
+          [0, 13, 0],
+          [Selector.USER_DATA, 13, 0x38],
+          [Selector.CODE32, 13, 8],
+          [0x58, 12, 0x58],
+        ] as const) {
+          start(
+            guest,
+            "protected",
+            hex`
+            ; bits 32, at 0x8000
+            8e d3 ; mov ss, bx
+            f4    ; hlt
+          `,
+            { registers: { rbx: BigInt(selector) } },
+          );
+          guest.load(Layout.GDT + 0x58, descriptor(0, 0xfffff, 0x13, 0xc));
+          const { sp } = runToVector(guest, vector);
+          expectEqual("error code, EIP", frame(guest, sp, 2), [error, 0x8000]);
+        }
+      },
+    },
+    {
+      name: "loads null into data segments, and faults when they are used",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          31 c0             ; xor eax, eax
+          8e c0             ; mov es, ax
+          bb 01 00 00 00    ; mov ebx, 1
+          26 a0 00 20 00 00 ; mov al, es:[0x2000]
+          f4                ; hlt
+        `,
+        );
+        const { state, sp } = runToVector(guest, 13);
+        expectEqual("error code", guest.u32(sp), 0);
+        expectRegisters(state, { rbx: 1n });
+      },
+    },
+    {
+      name: "sets the accessed bit of a descriptor that it loads",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          66 b8 58 00       ; mov ax, 0x58
+          8e e8             ; mov gs, ax
+          65 a1 04 00 00 00 ; mov eax, gs:[4]
+          f4                ; hlt
+        `,
+        );
+        guest.load(Layout.GDT + 0x58, descriptor(0x2_0000, 0xff, 0x92));
+        guest.load(Layout.DATA + 4, u32s(0xabcd_1234));
+        const state = runToHalt(guest);
+        expectRegisters(state, { rax: 0xabcd_1234n });
+        expectEqual("access byte", guest.u8(Layout.GDT + 0x58 + 5), 0x93);
+        expectEqual("GS", state.gs, { selector: 0x58, base: 0x2_0000n, limit: 0xff, access: 0x93 });
+      },
+    },
+    {
+      name: "checks limits, also of segments that expand down",
+      needs: ["protected mode"],
+      run(guest) {
+        for (const [offset, isFault] of [
+          [0xfcn, false],
+          [0xfdn, true],
+          [0xffff_ffffn, true],
+        ] as const) {
+          start(
+            guest,
+            "protected",
+            hex`
+            ; bits 32, at 0x8000
+            66 b8 58 00 ; mov ax, 0x58
+            8e d8       ; mov ds, ax
+            8b 03       ; mov eax, [ebx]
+            f4          ; hlt
+          `,
+            { registers: { rbx: offset } },
+          );
+          guest.load(Layout.GDT + 0x58, descriptor(0x2_0000, 0xff, 0x93));
+          if (isFault) expectEqual("error code", guest.u32(runToVector(guest, 13).sp), 0);
+          else runToHalt(guest);
+        }
+        for (const [offset, isFault] of [
+          [0xfffn, true],
+          [0x1000n, false],
+          [0xfffcn, false],
+          [0xfffdn, true],
+        ] as const) {
+          start(
+            guest,
+            "protected",
+            hex`
+            ; bits 32, at 0x8000
+            66 b8 58 00 ; mov ax, 0x58
+            8e d8       ; mov ds, ax
+            8b 03       ; mov eax, [ebx]
+            f4          ; hlt
+          `,
+            { registers: { rbx: offset } },
+          );
+          // Expand-down, 16-bit: valid from limit + 1 to 0xffff.
+          guest.load(Layout.GDT + 0x58, descriptor(0x2_0000, 0xfff, 0x97));
+          if (isFault) runToVector(guest, 13);
+          else runToHalt(guest);
+        }
+      },
+    },
+    {
+      name: "refuses writes to code and to read-only data",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          2e a3 00 00 02 00 ; mov dword ptr cs:[0x20000], eax
+          f4                ; hlt
+        `,
+        );
+        expectEqual("error code", guest.u32(runToVector(guest, 13).sp), 0);
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          66 b8 58 00       ; mov ax, 0x58
+          8e d8             ; mov ds, ax
+          8b 1d 00 00 00 00 ; mov ebx, [0]
+          89 1d 00 00 00 00 ; mov [0], ebx
+          f4                ; hlt
+        `,
+        );
+        guest.load(Layout.GDT + 0x58, descriptor(0x2_0000, 0xff, 0x91));
+        const { sp } = runToVector(guest, 13);
+        expectEqual("error code, EIP", frame(guest, sp, 2), [0, 0x800c]);
+      },
+    },
+    {
+      name: "goes to ring 3 and comes back on the stack of the TSS",
+      needs: ["protected mode"],
+      run(guest) {
+        startRing3(
+          guest,
+          hex`
+          ; bits 32, at 0x8100
+          8c cb ; mov ebx, cs
+          89 e6 ; mov esi, esp
+          cd 81 ; int 0x81
+          f4    ; hlt
+        `,
+          0x202n,
+        );
+        guest.load(Layout.IDT + 8 * 0x81, gate(Selector.CODE32, Layout.HANDLERS + 4 * 0x81, 0xee));
+        const { state, sp } = runToVector(guest, 0x81);
+        expectRegisters(state, { rbx: 0x33n, rsi: 0x6400n });
+        expectEqual("stack", sp, Layout.KERNEL_STACK - 20);
+        expectEqual("EIP, CS, EFLAGS, ESP, SS", frame(guest, sp, 5), [0x8106, 0x33, 0x202, 0x6400, 0x3b]);
+        expectEqual("SS", state.ss.selector, Selector.DATA);
+      },
+    },
+    {
+      name: "refuses a gate to ring 3 that its privilege does not allow, naming the vector",
+      needs: ["protected mode"],
+      run(guest) {
+        startRing3(
+          guest,
+          hex`
+          ; bits 32, at 0x8100
+          cd 82 ; int 0x82
+        `,
+        );
+        const { sp } = runToVector(guest, 13);
+        // Index × 8, IDT bit.
+        expectEqual("error code, EIP, CS", frame(guest, sp, 3), [0x82 * 8 + 2, 0x8100, 0x33]);
+      },
+    },
+    {
+      name: "refuses privileged instructions in ring 3",
+      needs: ["protected mode"],
+      run(guest) {
+        const instructions = {
+          hlt: hex`
+            ; bits 32, at 0x8100
+            f4 ; hlt
+          `,
+          cli: hex`
+            ; bits 32, at 0x8100
+            fa ; cli
+          `,
+          "mov cr0": hex`
+            ; bits 32, at 0x8100
+            0f 20 c0 ; mov eax, cr0
+          `,
+          lgdt: hex`
+            ; bits 32, at 0x8100
+            0f 01 15 00 00 02 00 ; lgdt [0x20000]
+          `,
+          invlpg: hex`
+            ; bits 32, at 0x8100
+            0f 01 3d 00 00 02 00 ; invlpg [0x20000]
+          `,
+          rdmsr: hex`
+            ; bits 32, at 0x8100
+            0f 32 ; rdmsr
+          `,
+          "in al": hex`
+            ; bits 32, at 0x8100
+            e4 60 ; in al, 0x60
+          `,
+          "mov dr7": hex`
+            ; bits 32, at 0x8100
+            0f 21 f8 ; mov eax, dr7
+          `,
+          lmsw: hex`
+            ; bits 32, at 0x8100
+            0f 01 f0 ; lmsw ax
+          `,
+          clts: hex`
+            ; bits 32, at 0x8100
+            0f 06 ; clts
+          `,
+          ltr: hex`
+            ; bits 32, at 0x8100
+            0f 00 d8 ; ltr ax
+          `,
+          wbinvd: hex`
+            ; bits 32, at 0x8100
+            0f 09 ; wbinvd
+          `,
+        };
+        for (const [name, code] of Object.entries(instructions)) {
+          startRing3(guest, code);
+          const { sp } = runToVector(guest, 13);
+          expectEqual(`${name}: error code, EIP, CS`, frame(guest, sp, 3), [0, 0x8100, 0x33]);
+        }
+      },
+    },
+    {
+      name: "lets ring 3 change IF with IOPL 3 only, and never IOPL",
+      needs: ["protected mode"],
+      run(guest) {
+        const code = hex`
+          ; bits 32, at 0x8100
+          68 02 32 00 00 ; push 0x3202
+          9d             ; popf
+          9c             ; pushf
+          5b             ; pop ebx
+          cd 81          ; int 0x81
+        `;
+        for (const [flags, expected] of [
+          [0x2n, 0x2n],
+          [0x3002n, 0x3202n],
+        ] as const) {
+          startRing3(guest, code, flags);
+          guest.load(Layout.IDT + 8 * 0x81, gate(Selector.CODE32, Layout.HANDLERS + 4 * 0x81, 0xee));
+          expectRegisters(runToVector(guest, 0x81).state, { rbx: expected });
+        }
+      },
+    },
+    {
+      name: "calls a more privileged routine through a call gate, with parameters, and returns",
+      needs: ["protected mode"],
+      run(guest) {
+        startRing3(
+          guest,
+          hex`
+          ; bits 32, at 0x8100
+          68 11 11 11 11       ; push 0x11111111
+          68 22 22 22 22       ; push 0x22222222
+          9a 00 00 00 00 5b 00 ; call far ptr 0x5b:0
+          89 e7                ; mov edi, esp
+          8c cd                ; mov ebp, cs
+          cd 81                ; int 0x81
+        `,
+        );
+        guest.load(
+          0x8200,
+          hex`
+          ; bits 32, at 0x8200
+          8b 5c 24 08 ; mov ebx, [esp+8]
+          8b 4c 24 0c ; mov ecx, [esp+12]
+          8b 54 24 10 ; mov edx, [esp+16]
+          8c ce       ; mov esi, cs
+          ca 08 00    ; retf 8
+        `,
+        );
+        guest.load(Layout.GDT + 0x58, gate(Selector.CODE32, 0x8200, 0xec, 2));
+        guest.load(Layout.IDT + 8 * 0x81, gate(Selector.CODE32, Layout.HANDLERS + 4 * 0x81, 0xee));
+        const { state } = runToVector(guest, 0x81);
+        expectRegisters(state, {
+          rbx: 0x2222_2222n,
+          rcx: 0x1111_1111n,
+          rdx: 0x63f8n,
+          rsi: 8n,
+          rdi: 0x6400n,
+          rbp: 0x33n,
+        });
+      },
+    },
+    {
+      name: "nulls data segments that ring 3 may not have when it returns there",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          66 b8 10 00    ; mov ax, 0x10
+          8e d8          ; mov ds, ax
+          66 b8 3b 00    ; mov ax, 0x3b
+          8e c0          ; mov es, ax
+          6a 3b          ; push 0x3b
+          68 00 64 00 00 ; push 0x6400
+          6a 33          ; push 0x33
+          68 00 81 00 00 ; push 0x8100
+          cb             ; retf
+        `,
+        );
+        guest.load(
+          0x8100,
+          hex`
+          ; bits 32, at 0x8100
+          8c db ; mov ebx, ds
+          8c c1 ; mov ecx, es
+          cd 81 ; int 0x81
+        `,
+        );
+        guest.load(Layout.IDT + 8 * 0x81, gate(Selector.CODE32, Layout.HANDLERS + 4 * 0x81, 0xee));
+        expectRegisters(runToVector(guest, 0x81).state, { rbx: 0n, rcx: 0x3bn });
+      },
+    },
+    {
+      name: "runs conforming code at the caller's privilege",
+      needs: ["protected mode"],
+      run(guest) {
+        startRing3(
+          guest,
+          hex`
+          ; bits 32, at 0x8100
+          9a 00 82 00 00 58 00 ; call far ptr 0x58:0x8200
+          cd 81                ; int 0x81
+        `,
+        );
+        guest.load(
+          0x8200,
+          hex`
+          ; bits 32, at 0x8200
+          8c cb ; mov ebx, cs
+          cb    ; retf
+        `,
+        );
+        guest.load(Layout.GDT + 0x58, descriptor(0, 0xfffff, 0x9e, 0xc));
+        guest.load(Layout.IDT + 8 * 0x81, gate(Selector.CODE32, Layout.HANDLERS + 4 * 0x81, 0xee));
+        expectRegisters(runToVector(guest, 0x81).state, { rbx: 0x5bn });
+      },
+    },
+    {
+      name: "answers LAR, LSL, VERR, VERW and ARPL",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          b8 08 00 00 00       ; mov eax, 0x08
+          0f 02 d8             ; lar ebx, eax
+          0f 03 c8             ; lsl ecx, eax
+          0f 00 e8             ; verw ax
+          0f 94 05 00 00 02 00 ; setz [0x20000]
+          0f 00 e0             ; verr ax
+          0f 94 05 01 00 02 00 ; setz [0x20001]
+          b8 08 01 00 00       ; mov eax, 0x108
+          ba 34 12 00 00       ; mov edx, 0x1234
+          0f 02 d0             ; lar edx, eax
+          0f 94 05 02 00 02 00 ; setz [0x20002]
+          66 b8 10 00          ; mov ax, 0x10
+          66 be 03 00          ; mov si, 0x3
+          63 f0                ; arpl ax, si
+          0f 94 05 03 00 02 00 ; setz [0x20003]
+          0f b7 f8             ; movzx edi, ax
+          f4                   ; hlt
+        `,
+        );
+        const state = runToHalt(guest);
+        expectRegisters(state, {
+          rbx: 0x00cf_9b00n,
+          rcx: 0xffff_ffffn,
+          rdx: 0x1234n,
+          rdi: 0x13n,
+        });
+        expectEqual("ZF of verw, verr, lar, arpl", guest.u32(Layout.DATA), 0x0100_0100);
+      },
+    },
+    {
+      name: "uses a local descriptor table",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          66 b8 58 00          ; mov ax, 0x58
+          0f 00 d0             ; lldt ax
+          66 b8 0c 00          ; mov ax, 0x0c
+          8e e0                ; mov fs, ax
+          64 8b 1d 00 00 00 00 ; mov ebx, fs:[0]
+          0f 00 c1             ; sldt ecx
+          0f 00 ca             ; str edx
+          f4                   ; hlt
+        `,
+        );
+        guest.load(Layout.GDT + 0x58, descriptor(0x2_1000, 0x1f, 0x82));
+        guest.load(0x2_1008, descriptor(0x2_0000, 0xfff, 0x93));
+        guest.load(Layout.DATA, u32s(0x1357_9bdf));
+        const state = runToHalt(guest);
+        expectRegisters(state, { rbx: 0x1357_9bdfn, rcx: 0x58n, rdx: 0x48n });
+      },
+    },
+    {
+      name: "raises #DF for a fault while it delivers one, with error code 0",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          31 d2 ; xor edx, edx
+          f7 f2 ; div edx
+        `,
+        );
+        // #DE's gate is not present: #NP while delivering a contributory exception (SDM Vol. 3A table 7-5).
+        guest.load(Layout.IDT, gate(Selector.CODE32, Layout.HANDLERS, 0x0e));
+        const { sp } = runToVector(guest, 8);
+        expectEqual("error code", guest.u32(sp), 0);
+      },
+    },
+    {
+      name: "raises #NP, naming the gate, for an interrupt gate that is not present",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          cd 60 ; int 0x60
+        `,
+        );
+        guest.load(Layout.IDT + 8 * 0x60, gate(Selector.CODE32, Layout.HANDLERS, 0x0e));
+        const { sp } = runToVector(guest, 11);
+        expectEqual("error code, EIP", frame(guest, sp, 2), [0x60 * 8 + 2, 0x8000]);
+      },
+    },
+    {
+      name: "shuts down at a fault while it delivers #DF (triple fault)",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          0f 01 1d 00 00 02 00 ; lidt [0x20000]
+          cc                   ; int3
+        `,
+        );
+        expectEqual("end of run", guest.run(), "triple-fault");
+      },
+    },
+    {
+      name: "raises #AC in ring 3 for what is not aligned, if asked",
+      needs: ["protected mode"],
+      run(guest) {
+        start(guest, "protected", TO_RING_3, {
+          registers: { rax: 0x8100n },
+          rflags: 1n << 18n,
+          cr0: CR0.AM,
+        });
+        guest.load(
+          0x8100,
+          hex`
+          ; bits 32, at 0x8100
+          a1 04 00 02 00 ; mov eax, [0x20004]
+          a1 02 00 02 00 ; mov eax, [0x20002]
+        `,
+        );
+        const { sp } = runToVector(guest, 17);
+        expectEqual("error code, EIP", frame(guest, sp, 2), [0, 0x8105]);
+      },
+    },
+    {
+      name: "raises #NM for the FPU when CR0 says so",
+      needs: ["protected mode", "FPU"],
+      run(guest) {
+        for (const cr0 of [CR0.TS, CR0.EM]) {
+          start(
+            guest,
+            "protected",
+            hex`
+            ; bits 32, at 0x8000
+            d9 e8 ; fld1
+            f4    ; hlt
+          `,
+            { cr0 },
+          );
+          runToVector(guest, 7);
+        }
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          9b ; wait
+          f4 ; hlt
+        `,
+          { cr0: CR0.TS | CR0.MP },
+        );
+        runToVector(guest, 7);
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          9b ; wait
+          f4 ; hlt
+        `,
+          { cr0: CR0.TS },
+        );
+        runToHalt(guest);
+      },
+    },
+    {
+      name: "runs 16-bit code and stacks, and mixes sizes by prefix",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          66 b8 20 00          ; mov ax, 0x20
+          8e d0                ; mov ss, ax
+          bc 00 70 12 00       ; mov esp, 0x00127000
+          68 44 33 22 11       ; push 0x11223344
+          ea 17 80 00 00 18 00 ; jmp far ptr 0x18:@sixteen
+          ; bits 16
+          ; sixteen:
+          68 66 55             ; push 0x5566
+          66 b8 ef cd ab 89    ; mov eax, 0x89abcdef
+          66 89 e3             ; mov ebx, esp
+          f4                   ; hlt
+        `,
+        );
+        const state = runToHalt(guest);
+        expectRegisters(state, { rax: 0x89ab_cdefn, rbx: 0x0012_6ffan });
+        expectEqual("stack", [guest.u16(0x6ffa), guest.u32(0x6ffc)], [0x5566, 0x1122_3344]);
+      },
+    },
+    {
+      name: "pushes and pops all registers, enters and leaves frames",
+      needs: ["protected mode"],
+      run(guest) {
+        start(
+          guest,
+          "protected",
+          hex`
+          ; bits 32, at 0x8000
+          b8 01 00 00 00    ; mov eax, 1
+          b9 02 00 00 00    ; mov ecx, 2
+          ba 03 00 00 00    ; mov edx, 3
+          bb 04 00 00 00    ; mov ebx, 4
+          bd 06 00 00 00    ; mov ebp, 6
+          be 07 00 00 00    ; mov esi, 7
+          bf 08 00 00 00    ; mov edi, 8
+          60                ; pushad
+          31 ff             ; xor edi, edi
+          31 c0             ; xor eax, eax
+          61                ; popad
+          bd 00 68 00 00    ; mov ebp, 0x6800
+          c8 10 00 02       ; enter 16, 2
+          89 25 00 00 02 00 ; mov [0x20000], esp
+          89 2d 04 00 02 00 ; mov [0x20004], ebp
+          c9                ; leave
+          89 25 08 00 02 00 ; mov [0x20008], esp
+          f4                ; hlt
+        `,
+        );
+        guest.load(0x67fc, u32s(0x7654_3210));
+        const state = runToHalt(guest);
+        expectRegisters(state, { rax: 1n, rdi: 8n, rbp: 0x6800n });
+        // PUSHAD's frame: EDI lowest, ESP as it was before.
+        expectEqual("pushad, overwritten by enter", guest.u32(0x6ff0), 4);
+        // enter: push ebp; push [ebp - 4]; push the new frame pointer; 16 bytes of locals.
+        expectEqual("ESP, EBP in the frame", [guest.u32(0x2_0000), guest.u32(0x2_0004)], [0x6fe4, 0x6ffc]);
+        expectEqual(
+          "enter's stack",
+          [guest.u32(0x6ffc), guest.u32(0x6ff8), guest.u32(0x6ff4)],
+          [0x6800, 0x7654_3210, 0x6ffc],
+        );
+        expectEqual("ESP after leave", guest.u32(0x2_0008), 0x7000);
+      },
+    },
+  ],
+};
