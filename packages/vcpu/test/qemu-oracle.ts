@@ -16,6 +16,8 @@ const RAM_BYTES = 0xa_0000;
 const ROM_BYTES = 0x1_0000;
 const GDT = 0x1000;
 const TSS_SELECTOR = 0x48;
+/** Where the last part of the way into protected and long mode lies: every case maps it one to one. */
+const STUB = 0x7800;
 
 export function hasQemu(): boolean {
   return spawnSync("qemu-system-x86_64", ["--version"]).status === 0;
@@ -49,10 +51,12 @@ export class QemuGuest implements Guest {
       const { mode, state } = this.#start!;
       // LTR wants an available TSS and makes it busy.
       if (mode !== "real") this.#ram[GDT + TSS_SELECTOR + 5]! &= ~2;
+      const { rom, stub } = firmware(mode, state);
+      this.#ram.set(stub, STUB);
       writeFileSync(file("ram.bin"), this.#ram);
-      writeFileSync(file("rom.bin"), rom(mode, state));
+      writeFileSync(file("rom.bin"), rom);
       const machine = [
-        "-machine pc,accel=tcg -cpu max -m 64 -display none -serial none -net none -no-reboot -monitor stdio",
+        "-machine pc,accel=tcg -cpu max,vendor=GenuineIntel -m 64 -display none -serial none -net none -no-reboot -monitor stdio",
         `-bios ${file("rom.bin")} -device loader,file=${file("ram.bin")},addr=0,force-raw=on`,
       ].join(" ");
       const commands = `sleep 0.4; echo 'pmemsave 0 ${RAM_BYTES} "${file("after.bin")}"'; echo info registers; echo quit`;
@@ -86,14 +90,12 @@ export class QemuGuest implements Guest {
 }
 
 /** Firmware that brings a processor from the reset vector into the start state. */
-function rom(mode: StartMode, state: VcpuStateV1): Uint8Array {
-  const code: number[] = [];
+function firmware(mode: StartMode, state: VcpuStateV1): { rom: Uint8Array; stub: Uint8Array } {
+  let code: number[] = [];
   const byte = (...bytes: number[]): void => void code.push(...bytes);
   const le = (value: bigint | number, bytes: number): void => {
     for (let i = 0; i < bytes; i++) byte(Number((BigInt(value) >> BigInt(8 * i)) & 0xffn));
   };
-  const jump = (emit: (target: number) => void, bytes: number): void => emit(0xf_0000 + code.length + bytes);
-
   byte(0xfa); // cli
   if (mode === "real") {
     byte(0x66, 0xb8); // mov eax, cr0's value
@@ -109,7 +111,7 @@ function rom(mode: StartMode, state: VcpuStateV1): Uint8Array {
     byte(0x66, 0x9d, 0xea); // jmp 0:entry
     le(state.rip, 2);
     le(0, 2);
-    return image(code);
+    return { rom: image(code), stub: new Uint8Array() };
   }
 
   const tables = 0x8000;
@@ -120,11 +122,11 @@ function rom(mode: StartMode, state: VcpuStateV1): Uint8Array {
   byte(0x66, 0xb8); // mov eax, cr0's value without PG
   le(state.cr0 & 0x7fff_ffffn, 4);
   byte(0x0f, 0x22, 0xc0);
-  jump((target) => {
-    byte(0x66, 0xea); // jmp dword 8:target
-    le(target, 4);
-    le(8, 2);
-  }, 8);
+  byte(0x66, 0xea); // jmp dword 8:STUB
+  le(STUB, 4);
+  le(8, 2);
+  const first = code;
+  code = [];
   byte(0x66, 0xb8, 0x10, 0x00, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0x8e, 0xe0, 0x8e, 0xe8);
   byte(0x66, 0xb8, TSS_SELECTOR, 0x00, 0x0f, 0x00, 0xd8); // ltr ax
   byte(0xb8);
@@ -148,11 +150,9 @@ function rom(mode: StartMode, state: VcpuStateV1): Uint8Array {
     le(state.rip, 4);
     le(8, 2);
   } else {
-    jump((target) => {
-      byte(0xea); // jmp 0x28:target
-      le(target, 4);
-      le(0x28, 2);
-    }, 7);
+    byte(0xea); // jmp 0x28:next instruction
+    le(STUB + code.length + 6, 4);
+    le(0x28, 2);
     for (let r = 0; r < 16; r++) {
       byte(r < 8 ? 0x48 : 0x49, 0xb8 + (r & 7));
       le(state.gpr[r]!, 8);
@@ -162,13 +162,13 @@ function rom(mode: StartMode, state: VcpuStateV1): Uint8Array {
     byte(0x9d, 0xff, 0x25, 0, 0, 0, 0); // popfq; jmp [rip]
     le(state.rip, 8);
   }
-  const result = image(code);
+  const result = image(first);
   const view = new DataView(result.buffer);
   view.setUint16(tables, state.gdtr.limit, true);
   view.setUint32(tables + 2, Number(state.gdtr.base), true);
   view.setUint16(tables + 8, state.idtr.limit, true);
   view.setUint32(tables + 10, Number(state.idtr.base), true);
-  return result;
+  return { rom: result, stub: Uint8Array.from(code) };
 }
 
 function image(code: readonly number[]): Uint8Array<ArrayBuffer> {
@@ -224,7 +224,9 @@ function parse(text: string): VcpuStateV1 {
     };
     state[name] = segment;
   }
-  for (let i = 0; i < 16; i++) state.fpu.xmm[i] = value(`XMM${String(i).padStart(2, "0")}`) ?? 0n;
+  for (const [, register, high, low] of text.matchAll(/XMM(\d\d)=([0-9a-f]{16}) ([0-9a-f]{16})/g)) {
+    state.fpu.xmm[Number(register)] = BigInt(`0x${high}${low}`);
+  }
   state.activity = / HLT=1/.test(text) ? "halted" : "active";
   return state;
 }

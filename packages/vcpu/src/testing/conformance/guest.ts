@@ -1,7 +1,18 @@
 import { ExitReason, type VmExit } from "../../exit.ts";
 import { resetVcpuState } from "../../reset-state.ts";
 import type { SegmentState, VcpuStateV1 } from "../../state.ts";
-import { descriptor, GDT_ENTRIES, GDT_LIMIT, gate, gate64, Layout, Selector, u32s, u64s } from "./layout.ts";
+import {
+  descriptor,
+  GDT_ENTRIES,
+  GDT_LIMIT,
+  gate,
+  gate64,
+  hex,
+  Layout,
+  Selector,
+  u32s,
+  u64s,
+} from "./layout.ts";
 
 /** 64-bit general-purpose registers in the order of `VcpuStateV1.gpr`. */
 export const REGISTERS = [
@@ -174,6 +185,19 @@ export function show(value: unknown): string {
   }
   return String(value);
 }
+
+/** 32-bit code that goes to ring 3 at the address in EAX, with the flags as they are (SDM Vol. 3A sec. 6.8.6). */
+export const TO_RING_3_AT_RAX = hex`
+  66 b9 3b 00    ; mov cx, 0x3b
+  8e d9          ; mov ds, ecx
+  8e c1          ; mov es, ecx
+  6a 3b          ; push 0x3b
+  68 00 64 00 00 ; push 0x6400
+  9c             ; pushf
+  6a 33          ; push 0x33
+  50             ; push eax
+  cf             ; iretd
+`;
 
 /** Tables and state for a start mode. */
 export function startImage(mode: StartMode, options: StartOptions = {}): StartImage {

@@ -410,6 +410,12 @@ export const pagingCases: CaseGroup<Guest> = {
           paged(guest, "4-level", TOUCH.read, tables, { registers: { rbx: address } });
           expectEqual("error code", guest.u32(runToVector(guest, 13).sp), 0);
         }
+      },
+    },
+    {
+      name: "4-level: raises #SS for an address through RBP that is not canonical",
+      needs: ["paging", "long mode"],
+      run(guest) {
         start(
           guest,
           "long",

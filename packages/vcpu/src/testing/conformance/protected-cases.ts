@@ -1,24 +1,18 @@
 import { type CaseGroup, start } from "./case.ts";
-import { CR0, expectEqual, expectRegisters, type Guest, runToHalt, runToVector } from "./guest.ts";
+import {
+  CR0,
+  expectEqual,
+  expectRegisters,
+  type Guest,
+  runToHalt,
+  runToVector,
+  TO_RING_3_AT_RAX,
+} from "./guest.ts";
 import { descriptor, gate, hex, Layout, Selector, u32s } from "./layout.ts";
-
-/** Code that goes to ring 3 at the address in EAX, with interrupts as they are (SDM Vol. 3A sec. 6.8.6). */
-const TO_RING_3 = hex`
-  ; bits 32, at 0x8000
-  66 b9 3b 00    ; mov cx, 0x3b
-  8e d9          ; mov ds, cx
-  8e c1          ; mov es, cx
-  6a 3b          ; push 0x3b
-  68 00 64 00 00 ; push 0x6400
-  9c             ; pushf
-  6a 33          ; push 0x33
-  50             ; push eax
-  cf             ; iretd
-`;
 
 /** Starts in ring 0 and continues `code` in ring 3, at 0x8100. */
 function startRing3(guest: Guest, code: Uint8Array, rflags = 0n): void {
-  start(guest, "protected", TO_RING_3, { registers: { rax: 0x8100n }, rflags });
+  start(guest, "protected", TO_RING_3_AT_RAX, { registers: { rax: 0x8100n }, rflags });
   guest.load(0x8100, code);
 }
 
@@ -590,7 +584,7 @@ export const protectedCases: CaseGroup<Guest> = {
       name: "raises #AC in ring 3 for what is not aligned, if asked",
       needs: ["protected mode"],
       run(guest) {
-        start(guest, "protected", TO_RING_3, {
+        start(guest, "protected", TO_RING_3_AT_RAX, {
           registers: { rax: 0x8100n },
           rflags: 1n << 18n,
           cr0: CR0.AM,

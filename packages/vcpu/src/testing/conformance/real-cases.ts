@@ -561,8 +561,7 @@ export const realCases: CaseGroup<Guest> = {
           4c 89 04 25 08 00 02 00       ; mov [0x20008], r8
           6a 18                         ; push 0x18
           68 6f 80 00 00                ; push @compat
-          48                            ; db 0x48
-          cb                            ; retf
+          48 cb                         ; rex.w retf
           ; bits 16
           ; compat:
           0f 20 c0                      ; mov eax, cr0
