@@ -13,8 +13,9 @@ import { get32, raise, Vector } from "./state.ts";
  * - `base64`, `base32`: base + displacement, in a flat segment.
  * - `index64`, `index32`: base + index << scale + displacement, in a flat segment.
  * - `any`: everything, with segment checks outside 64-bit mode.
+ * - `absolute`: imm and imm2 are the offset's halves.
  */
-export type EaKind = "base64" | "index64" | "base32" | "index32" | "any";
+export type EaKind = "base64" | "index64" | "base32" | "index32" | "any" | "absolute";
 
 export const EA_SEGMENT_SHIFT = 2;
 export const EA_SIZE_SHIFT = 5;
@@ -59,10 +60,12 @@ export const segmentAddress = fn(
     const limit = f.load("i32.load", f.cpu.add(seg.shl(2)), Cpu.SEG_LIMIT).u64();
     const last = offset.add(bytes.sub(1).u64());
     const bad = f.variable("i32", access.shrU(16).and(1));
+    // In real mode CS may be written too, whatever type protected mode or RESET left in it.
+    const typed = get32(f, Cpu.MODE).and(Mode.REAL).eqz();
     const isCode = access.shrU(3).and(1);
     // Type bit 1: writable for data, readable for code. Bit 2: expand-down for data.
-    f.if(write, () => bad.set(bad.get().or(isCode).or(access.shrU(1).and(1).eqz())));
-    f.if(write.eqz().and(isCode), () => bad.set(bad.get().or(access.shrU(1).and(1).eqz())));
+    f.if(write.and(typed), () => bad.set(bad.get().or(isCode).or(access.shrU(1).and(1).eqz())));
+    f.if(write.eqz().and(isCode).and(typed), () => bad.set(bad.get().or(access.shrU(1).and(1).eqz())));
     f.if(
       access.and(0xc).eq(4),
       () => {
@@ -105,6 +108,8 @@ export function effectiveAddress(f: Builder, kind: EaKind): I64 {
       return register("b").add(scaled()).add(disp()).and(LOW32);
     case "any":
       return f.call<I64>(anyOffset, f.uop);
+    case "absolute":
+      return f.field("imm").u64().or(f.field("imm2").u64().shl(32));
   }
 }
 
@@ -116,8 +121,19 @@ export function linearAddress(
   write: boolean,
   onEvent: () => void,
 ): I64 {
-  if (kind !== "any") return effectiveAddress(f, kind);
-  const address = f.call<I64>(anyLinear, f.uop, f.i32(bits / 8), f.i32(write ? 1 : 0));
+  if (kind !== "any" && kind !== "absolute") return effectiveAddress(f, kind);
+  const bytes = f.i32(bits / 8);
+  const writes = f.i32(write ? 1 : 0);
+  const address =
+    kind === "any"
+      ? f.call<I64>(anyLinear, f.uop, bytes, writes)
+      : f.call<I64>(
+          segmentAddress,
+          f.field("d").shrU(EA_SEGMENT_SHIFT).and(7),
+          effectiveAddress(f, kind),
+          bytes,
+          writes,
+        );
   f.unlikely(get32(f, Cpu.EVENT), onEvent);
   return address;
 }

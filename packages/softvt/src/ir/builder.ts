@@ -531,7 +531,14 @@ export function fn<const P extends readonly WasmType[]>(
   };
 }
 
+const HOST_FUNCTIONS: Fn[] = [];
+
 /** Declares a function that the host supplies as import `env.name`. */
 export function hostFn(name: string, params: readonly WasmType[], result: WasmType | undefined): Fn {
-  return { name, params, result, body: undefined };
+  const declared: Fn = { name, params, result, body: undefined };
+  HOST_FUNCTIONS.push(declared);
+  return declared;
 }
+
+/** Every function declared by `hostFn`, in order. */
+export const hostFunctions = (): readonly Fn[] => HOST_FUNCTIONS;

@@ -38,6 +38,7 @@ export const formIndex = (opsize: number, memory: boolean): number => (opsize >>
 /** Operand sizes that an instruction is described for. */
 export function sizesOf(spec: InsnSpec): readonly number[] {
   if (spec.sizes !== undefined) return spec.sizes;
+  if (spec.size64 !== undefined) return [16, 32, 64];
   return spec.operands.some((o) => o.size === "v" || o.size === "z" || o.size === "y") ? [16, 32, 64] : [32];
 }
 
@@ -71,12 +72,21 @@ export function buildHandlers(): HandlerTable {
         const addVariant = (v: Variant): number =>
           add({ name: v.name, hot: isHot(v), describe: () => describeVariant(v) });
         const handlers: Form["handlers"] = {};
-        for (const ea of memory ? (["any", ...HOT_EA] as const) : (["any"] as const)) {
+        const kinds: readonly EaKind[] = !memory
+          ? ["any"]
+          : spec.operands.some((o) => o.kind === "O")
+            ? ["absolute"]
+            : ["any", ...HOT_EA];
+        for (const ea of kinds) {
           const plain = variant(ea, false);
-          if (ea !== "any" && !isHot(plain)) continue;
+          if (HOT_EA.includes(ea) && !isHot(plain)) continue;
           const wanted = addVariant(plain);
           const dead = variant(ea, true);
-          handlers[ea] = { wanted, dead: spec.flags === "set" && isHot(dead) ? addVariant(dead) : wanted };
+          handlers[ea] = {
+            wanted,
+            dead:
+              (spec.flags === "set" || spec.flags === "partial") && isHot(dead) ? addVariant(dead) : wanted,
+          };
         }
         const fused =
           !memory && fusible(spec, opsize)

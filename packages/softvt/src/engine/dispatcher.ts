@@ -1,0 +1,229 @@
+import { deliverEvent } from "../cpu/interrupts.ts";
+import { Cpu, Event, HASH, Mode, TLB_ENTRIES, TlbEntry } from "../cpu/layout.ts";
+import { hashEntry, lookupSlow } from "../cpu/lookup.ts";
+import { get32, get64, RFLAGS, set32, set64, Vector } from "../cpu/state.ts";
+import { Builder, hostFn, type I32, type I64, wrap } from "../ir/builder.ts";
+import type { Stmt } from "../ir/ir.ts";
+import type { WasmType } from "../wasm/opcodes.ts";
+
+/**
+ * The dispatcher's own parts, in the description language. The interpreter (interpreter.ts) puts them
+ * around its cases:
+ *
+ * ```text
+ * run(budget)
+ *   slow:      what EVENT asks for; injected events; single steps; the exit
+ *     lookup:    rip → micro-op
+ *       dispatch:  the cases
+ * ```
+ *
+ * Budgets are counted in micro-op bytes (16 an instruction): `limit - uop` is what is left, so that straight
+ * code costs nothing to account for.
+ */
+
+/** Decodes the one instruction at `Cpu.RIP` for a step, followed by a stop; the fetch has succeeded. */
+export const decodeStep = hostFn("decodeStep", ["i32", "i32"], "i32");
+
+/** The dispatcher's WebAssembly locals, in order; the first is the function's parameter. */
+export const LOCALS: readonly WasmType[] = ["i32", "i32", "i32", "i32", "i64", "i32", "i32", "i32", "i32"];
+export const Local = {
+  BUDGET: 0,
+  LEFT: 1,
+  UOP: 2,
+  LIMIT: 3,
+  RIP: 4,
+  CPU: 5,
+  STEPPING: 6,
+  SAVED: 7,
+  STEP_FLAGS: 8,
+} as const;
+
+/** `STEP_FLAGS`: what a step was made for. SHADOW bits below. */
+const STEP_TRAP = 0x100;
+
+class Dispatcher extends Builder {
+  constructor() {
+    super();
+    for (const _ of LOCALS) this.temp();
+  }
+  get32(local: number): I32 {
+    return this.let(wrap({ k: "temp", type: "i32", id: local }) as I32, true);
+  }
+  get rip(): I64 {
+    return this.let(wrap({ k: "temp", type: "i64", id: Local.RIP }) as I64, true);
+  }
+  set(local: number, value: I32 | I64): void {
+    this.push({ s: "set", id: local, type: LOCALS[local]!, value: value.node });
+  }
+  to(part: "slow" | "lookup" | "dispatch" | "exit"): void {
+    this.end({ kind: "part", part });
+  }
+}
+
+/** Exits to the host with basic exit reason `reason` (SDM Vol. 3D app. C). */
+function exit(d: Dispatcher, reason: number): void {
+  set32(d, Cpu.EXIT_REASON, reason);
+  d.to("exit");
+}
+
+const is64 = (d: Dispatcher): I32 => get32(d, Cpu.MODE).and(Mode.CODE_MASK).eq(Mode.CODE64);
+const cut = (d: Dispatcher, rip: I64): I64 => is64(d).select(rip, rip.and(0xffff_ffffn));
+
+/** Delivers an event and exits on a triple fault. */
+function deliver(d: Dispatcher, vector: I32, error: I32, hasError: I32, kind: number): void {
+  set32(d, Cpu.EVENT, Event.NONE);
+  const failed = d.call<I32>(deliverEvent, vector, error, hasError, d.i32(kind), get64(d, Cpu.RIP));
+  d.if(failed, () => exit(d, 2));
+  set32(d, Cpu.EVENT, Event.NONE);
+}
+
+/** What happens when a micro-op left: ends with RIP set and falls through to the look-up, or exits. */
+export function slowPart(): { stmts: Stmt[]; temps: number } {
+  const d = new Dispatcher();
+  const event = get32(d, Cpu.EVENT);
+  set32(d, Cpu.LINK, 0);
+  d.if(d.get32(Local.STEPPING), () => d.set(Local.LEFT, d.get32(Local.SAVED).add(d.get32(Local.LEFT))));
+  const done = event.eq(Event.BRANCH).or(event.eq(Event.EXIT_DONE)).or(event.eq(Event.TRAP));
+  d.if(done, () => d.set(Local.LEFT, d.get32(Local.LEFT).sub(16)));
+  const executed = d.get32(Local.BUDGET).sub(d.get32(Local.LEFT)).shrS(4).s64();
+  set64(d, Cpu.ICOUNT, get64(d, Cpu.ICOUNT_BASE).add(executed));
+  const uop = d.get32(Local.UOP);
+  // Events at an instruction that is not done: RIP is its own. After a failed fetch (no micro-op) it is set.
+  const unfinished = event.eq(Event.FAULT).or(event.eq(Event.EXIT_RETRY)).or(event.eq(Event.SYNC));
+  d.if(unfinished.and(uop.ne(0)), () => {
+    const pos = d.load("i32.load16_u", uop, 2).and(0xfff);
+    set64(d, Cpu.RIP, cut(d, get64(d, Cpu.RIP_BASE).add(pos.u64())));
+  });
+  set64(d, Cpu.RIP, cut(d, get64(d, Cpu.RIP)));
+
+  d.if(event.eq(Event.EXIT_RETRY), () => {
+    // Answers belong to one instruction: those of an earlier one, used up by now, make room.
+    const icount = get64(d, Cpu.ICOUNT);
+    d.if(get64(d, Cpu.REPLAY_ICOUNT).ne(icount), () => {
+      set32(d, Cpu.REPLAY_COUNT, 0);
+      set64(d, Cpu.REPLAY_ICOUNT, icount);
+    });
+    d.to("exit");
+  });
+  d.if(
+    event.eq(Event.SYNC),
+    () => set32(d, Cpu.SYNCED, 1),
+    () => {
+      // The instruction is over, one way or another: so are its answers.
+      d.if(event.ne(Event.LOOKUP), () => set32(d, Cpu.REPLAY_NEXT, get32(d, Cpu.REPLAY_COUNT)));
+    },
+  );
+  const stepped = d.let(d.get32(Local.STEPPING).and(event.ne(Event.SYNC)));
+  const flags = d.get32(Local.STEP_FLAGS);
+  d.set(Local.STEPPING, d.i32(0));
+  d.if(stepped, () => set32(d, Cpu.SHADOW, get32(d, Cpu.SHADOW).and(flags.xor(-1))));
+  d.if(event.eq(Event.EXIT_DONE), () => d.to("exit"));
+  d.if(
+    event.eq(Event.FAULT),
+    () => {
+      set32(d, Cpu.SYNCED, 0);
+      deliver(d, get32(d, Cpu.EXC_VECTOR), get32(d, Cpu.EXC_ERROR), get32(d, Cpu.EXC_HAS_ERROR), 2);
+    },
+    () => {
+      const trap = d.let(stepped.and(flags.shrU(8)).and(1));
+      d.if(trap.or(event.eq(Event.TRAP)), () => {
+        d.if(trap, () => set64(d, Cpu.DR + 8 * 6, get64(d, Cpu.DR + 8 * 6).or(0x4000)));
+        deliver(d, d.i32(Vector.DB), d.i32(0), d.i32(0), 2);
+      });
+    },
+  );
+  set32(d, Cpu.EVENT, Event.NONE);
+  d.if(stepped.and(get32(d, Cpu.STEP)), () => exit(d, 37));
+
+  // Before the next instruction: what the host injected, then whether it wants to inject.
+  const inject = get32(d, Cpu.INJECT);
+  d.if(inject, () => {
+    set32(d, Cpu.INJECT, 0);
+    deliver(d, inject.and(0xff), d.i32(0), d.i32(0), 0);
+  });
+  const shadow = get32(d, Cpu.SHADOW);
+  const unblocked = shadow.eqz().and(get32(d, Cpu.NMI_BLOCKED).eqz());
+  d.if(get32(d, Cpu.NMI_PENDING).and(unblocked), () => {
+    set32(d, Cpu.NMI_PENDING, 0);
+    deliver(d, d.i32(Vector.NMI), d.i32(0), d.i32(0), 1);
+  });
+  const enabled = get32(d, Cpu.RFLAGS).shrU(9).and(1);
+  d.if(get32(d, Cpu.WANT_WINDOW).and(enabled).and(get32(d, Cpu.SHADOW).eqz()), () => exit(d, 7));
+  d.if(d.get32(Local.LEFT).ltS(0), () => exit(d, 52));
+  d.set(Local.RIP, get64(d, Cpu.RIP));
+
+  // One instruction on its own: a shadow ends behind it, a trap or an exit follows it.
+  const rflags = get32(d, Cpu.RFLAGS);
+  const trapFlag = rflags.and(RFLAGS.TF).eqz().eqz();
+  d.if(get32(d, Cpu.SHADOW).or(trapFlag).or(get32(d, Cpu.STEP)), () => {
+    const found = d.call<I32>(lookupSlow, d.rip);
+    d.set(Local.UOP, found);
+    d.if(found.eqz(), () => d.to("slow"));
+    const linear = d.let(is64(d).select(d.rip, d.rip.add(get64(d, Cpu.SEG_BASE + 8)).and(0xffff_ffffn)));
+    const entry = get32(d, Cpu.TLB).add(
+      linear
+        .shrU(7)
+        .wrap()
+        .and((TLB_ENTRIES - 1) << 5),
+    );
+    const host = linear.wrap().add(d.load("i32.load", entry, TlbEntry.ADDEND));
+    const single = d.call<I32>(decodeStep, host, get32(d, Cpu.MODE));
+    d.set(Local.UOP, single);
+    d.set(Local.LIMIT, single);
+    d.set(Local.SAVED, d.get32(Local.LEFT));
+    d.set(Local.STEPPING, d.i32(2));
+    d.set(Local.STEP_FLAGS, get32(d, Cpu.SHADOW).or(trapFlag.mul(STEP_TRAP)));
+    d.to("dispatch");
+  });
+  return { stmts: d.stmts, temps: d.tempCount };
+}
+
+/** Finds the micro-op for RIP: the hash inline, the rest by call. Falls through to the dispatch. */
+export function lookupPart(): { stmts: Stmt[]; temps: number } {
+  const d = new Dispatcher();
+  const rip = d.rip;
+  const left = d.get32(Local.LEFT);
+  d.unlikely(left.ltS(0), () => {
+    set64(d, Cpu.RIP, rip);
+    set32(d, Cpu.EVENT, Event.BUDGET);
+    d.to("slow");
+  });
+  const mode = get32(d, Cpu.MODE);
+  const linear = d.let(mode.and(2).select(rip, rip.and(0xffff_ffffn)));
+  const entry = d.let(
+    get32(d, Cpu.TLB).add(
+      linear
+        .shrU(7)
+        .wrap()
+        .and((TLB_ENTRIES - 1) << 5),
+    ),
+  );
+  const flat = mode.and(2 | Mode.FLAT).ne(0);
+  d.block((miss) => {
+    d.if(d.load("i64.load", entry, TlbEntry.EXECUTE).ne(linear.and(~0xfffn)).or(flat.eqz()), () =>
+      d.break(miss),
+    );
+    const host = d.let(linear.wrap().add(d.load("i32.load", entry, TlbEntry.ADDEND)));
+    const slot = d.let(hashEntry(host));
+    const hit = d
+      .load("i32.load", slot, HASH)
+      .eq(host)
+      .and(d.load("i32.load", slot, HASH + 4).eq(mode.or(0x100)));
+    d.if(hit.eqz(), () => d.break(miss));
+    const uop = d.load("i32.load", slot, HASH + 8);
+    set64(d, Cpu.RIP_BASE, linear.and(~0xfffn));
+    const link = get32(d, Cpu.LINK);
+    d.if(link, () => {
+      d.store("i32.store", link, uop);
+      set32(d, Cpu.LINK, 0);
+    });
+    d.set(Local.UOP, uop);
+    d.set(Local.LIMIT, uop.add(left));
+    d.to("dispatch");
+  });
+  const uop = d.call<I32>(lookupSlow, rip);
+  d.set(Local.UOP, uop);
+  d.set(Local.LIMIT, uop.add(left));
+  d.unlikely(uop.eqz(), () => d.to("slow"));
+  return { stmts: d.stmts, temps: d.tempCount };
+}
