@@ -55,6 +55,8 @@ export interface StartOptions {
   readonly efer?: bigint;
   /** Page tables of one's own. */
   readonly cr3?: bigint;
+  /** With PAE paging: the four entries at CR3, which the processor holds in registers. */
+  readonly pdptrs?: VcpuStateV1["pdptrs"];
 }
 
 /** How a run ended. */
@@ -141,10 +143,12 @@ export function expectRegisters(
   }
 }
 
-/** Runs the guest, which must end in HLT. */
+/** Runs the guest, which must end in HLT: with RIP behind one. */
 export function runToHalt(guest: Guest): VcpuStateV1 {
   expectEqual("end of run", describeStop(guest.run()), "halt");
-  return guest.state;
+  const { state } = guest;
+  expectEqual("instruction before RIP", guest.u8(Number(state.cs.base + state.rip) - 1), 0xf4);
+  return state;
 }
 
 /**
@@ -243,6 +247,7 @@ export function startImage(mode: StartMode, options: StartOptions = {}): StartIm
     state.cr0 = CR0.PE | CR0.ET | CR0.NE | (options.cr0 ?? 0n);
     state.cr4 = options.cr4 ?? 0n;
     state.cr3 = options.cr3 ?? 0n;
+    state.pdptrs = options.pdptrs ?? [0n, 0n, 0n, 0n];
     let efer = options.efer ?? 0n;
     if (isLong) {
       state.cr0 |= CR0.PG;

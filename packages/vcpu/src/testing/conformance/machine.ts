@@ -57,7 +57,7 @@ export class Machine implements Guest {
     const arena = RamArena.create({ ramBytes: Layout.RAM_BYTES, privateBytes: engine.arenaBytes });
     const memory = new AddressSpace(arena);
     memory.addRam(0, Layout.RAM_BYTES);
-    memory.addRom(Layout.ROM, new Uint8Array(Layout.ROM_BYTES).fill(0xf4), "ROM");
+    memory.addRom(Layout.ROM, new Uint8Array(Layout.ROM_BYTES).fill(0xcc), "ROM");
     const cpuid = new CpuidModel(engine.supportedCpuid, { model: "host", vcpus, tscHz: TSC_HZ });
     const vm = await engine.createVm({ memory, vcpus, tscHz: TSC_HZ, cpuid });
     return new Machine(engine, vm, memory, cpuid, vcpus);

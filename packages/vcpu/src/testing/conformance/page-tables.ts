@@ -71,6 +71,11 @@ export class PageTables {
     throw new Error("unreachable: every walk ends at a level");
   }
 
+  /** The root's first four entries, which PAE paging loads with CR3. */
+  get pdptrs(): [bigint, bigint, bigint, bigint] {
+    return this.#tables[0]!.slice(0, 4) as [bigint, bigint, bigint, bigint];
+  }
+
   /** Maps [0, bytes) one to one. */
   mapLow(bytes: number, flags: bigint): void {
     for (let page = 0; page < bytes; page += 4096) this.map(BigInt(page), BigInt(page), flags);

@@ -23,7 +23,10 @@ function paged(
   const cr4 = (mode === "32-bit" ? CR4.PSE : CR4.PAE) | (more.cr4 ?? 0n);
   const options = { ...more, cr4, cr3: tables.root };
   if (mode === "4-level") start(guest, "long", code.b64, options);
-  else start(guest, "protected", code.b32, { ...options, cr0: CR0.PG | (more.cr0 ?? 0n) });
+  else {
+    const pdptrs = mode === "PAE" ? tables.pdptrs : ([0n, 0n, 0n, 0n] as const);
+    start(guest, "protected", code.b32, { ...options, pdptrs: [...pdptrs], cr0: CR0.PG | (more.cr0 ?? 0n) });
+  }
   tables.install(guest);
 }
 

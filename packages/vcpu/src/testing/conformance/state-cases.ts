@@ -145,7 +145,7 @@ export const stateCases: CaseGroup = {
         };
         state.interruptibility = { sti: true, movSs: false, nmiBlocked: true };
         state.pendingNmi = true;
-        state.tscOffset = -12345n;
+        state.tscOffset = BigInt.asUintN(64, -12345n);
         m.vcpu.restore(structuredClone(state));
         const saved = m.state;
         for (const [name, expected] of Object.entries(state) as [keyof VcpuStateV1, unknown][]) {
