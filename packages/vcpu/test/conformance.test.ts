@@ -55,16 +55,18 @@ describe("engineConformance", () => {
   });
 
   it("fails an engine that executes nothing, in every case that runs a guest", async () => {
+    // These look at the state alone.
+    const withoutGuest = ["RESET", "canTakeInterrupt follows RFLAGS.IF"];
+    const passed: string[] = [];
     for (const test of all.filter(({ needs }) => !needs.includes("SMP"))) {
       const engine = new FakeEngine(1);
       engine.vcpus[0]!.run = () => ({ reason: ExitReason.Hlt });
-      const isStateOnly = ["RESET", "canTakeInterrupt follows RFLAGS.IF"].includes(test.name);
-      if (!isStateOnly)
-        await expect(
-          runCase(test, () => engine),
-          test.name,
-        ).rejects.toThrow();
+      await runCase(test, () => engine).then(
+        () => passed.push(test.name),
+        () => {},
+      );
     }
+    expect(passed.filter((name) => !withoutGuest.includes(name))).toEqual([]);
   });
 
   it("says what was expected and what came", async () => {

@@ -211,6 +211,7 @@ export const interruptCases: CaseGroup = {
         `,
         );
         expectEqual("exit", m.step(0, { interruptWindow: true }).reason, ExitReason.Hlt);
+        expectRegisters(m.state, { rip: 0x8005n });
       },
     },
     {
