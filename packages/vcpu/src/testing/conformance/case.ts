@@ -19,6 +19,7 @@ export type Need =
   | "CPUID"
   | "FPU"
   | "SSE"
+  | "XSAVE"
   | "SMEP"
   | "SMAP"
   | "1 GiB pages"

@@ -1,6 +1,7 @@
 import { ExitReason } from "../../exit.ts";
 import { type CaseGroup, start } from "./case.ts";
 import {
+  ConformanceError,
   CR4,
   EFER,
   expectEqual,
@@ -412,6 +413,33 @@ export const exitCases: CaseGroup = {
           rdx: BigInt(expected.edx),
         });
         expectEqual("exits", m.events, [{ kind: "cpuid", leaf: 0x4000_0000, subleaf: 7 }]);
+      },
+    },
+    {
+      name: "CPUID's OSXSAVE follows CR4",
+      needs: ["long mode", "CPUID", "XSAVE"],
+      run(m) {
+        if (!m.cpuid.has("xsave")) throw new ConformanceError("the engine has no XSAVE: skip what needs it");
+        start(
+          m,
+          "long",
+          hex`
+          ; bits 64, at 0x8000
+          b8 01 00 00 00 ; mov eax, 1
+          0f a2          ; cpuid
+          89 ce          ; mov esi, ecx
+          0f 20 e0       ; mov rax, cr4
+          0f ba e8 12    ; bts eax, 18
+          0f 22 e0       ; mov cr4, rax
+          b8 01 00 00 00 ; mov eax, 1
+          0f a2          ; cpuid
+          f4             ; hlt
+        `,
+        );
+        const state = runToHalt(m);
+        const osxsave = 1n << 27n;
+        expectEqual("OSXSAVE before", state.gpr[6]! & osxsave, 0n);
+        expectEqual("OSXSAVE after", state.gpr[1]! & osxsave, osxsave);
       },
     },
     {
