@@ -56,7 +56,7 @@ async function runTogether(m: Machine): Promise<FakeInterrupts> {
   clock.timer(() => loop.stop()).arm(m.engine.countsInstructions ? 50_000_000 : 20_000_000_000);
   // RunLoop put the second vCPU to wait for SIPI; the first one starts here.
   const { state, memory } = startImage("protected");
-  for (const [address, bytes] of memory) if (address !== Layout.CODE) m.load(address, bytes);
+  for (const [address, bytes] of memory) m.load(address, bytes);
   m.vcpu.restore(state);
   const end = await loop.run();
   if (end.kind === "crash") throw end.error;

@@ -5,21 +5,26 @@ import { exitCases } from "./exit-cases.ts";
 import { fpuCases } from "./fpu-cases.ts";
 import type { Guest } from "./guest.ts";
 import { interruptCases } from "./interrupt-cases.ts";
+import { ioCases } from "./io-cases.ts";
 import { longCases } from "./long-cases.ts";
 import { Machine } from "./machine.ts";
 import { pagingCases } from "./paging-cases.ts";
 import { protectedCases } from "./protected-cases.ts";
 import { realCases } from "./real-cases.ts";
+import { segmentCases } from "./segment-cases.ts";
 import { smpCases } from "./smp-cases.ts";
 import { stateCases } from "./state-cases.ts";
+import { systemCases } from "./system-cases.ts";
 import { taskCases, v86Cases } from "./task-cases.ts";
 
 /** Groups that need a processor and memory only: they can be run on anything that executes x86. */
 export const processorGroups: readonly CaseGroup<Guest>[] = [
   realCases,
+  segmentCases,
   protectedCases,
   pagingCases,
   longCases,
+  systemCases,
   taskCases,
   v86Cases,
   debugCases,
@@ -27,7 +32,7 @@ export const processorGroups: readonly CaseGroup<Guest>[] = [
 ];
 
 /** Groups about the engine contract: exits, events, state. */
-export const engineGroups: readonly CaseGroup[] = [exitCases, interruptCases, stateCases, smpCases];
+export const engineGroups: readonly CaseGroup[] = [ioCases, exitCases, interruptCases, stateCases, smpCases];
 
 /** The part of a test framework that the suite uses; vitest, jest, mocha and `node:test` have it. */
 export interface TestFramework {
