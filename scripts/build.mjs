@@ -29,7 +29,7 @@ for (const name of built) {
     entry[key] = source;
     entries.push(source);
   }
-  await build({
+  await buildOrSay({
     entry,
     outDir: `${dir}/dist`,
     format: ["esm"],
@@ -52,6 +52,19 @@ for (const name of built) {
 }
 
 if (dts) emitDeclarations();
+
+/** tsup, with the compiler's messages on stderr and status 1 in place of a stack of its own. */
+async function buildOrSay(options) {
+  try {
+    await build(options);
+  } catch (error) {
+    if (!Array.isArray(error.errors)) throw error;
+    for (const { text, location } of error.errors) {
+      process.stderr.write(`${location?.file ?? "?"}:${location?.line ?? 0}: ${text}\n`);
+    }
+    process.exit(1);
+  }
+}
 
 /** Writes each source's declarations to the same place below its package's dist. */
 function emitDeclarations() {
