@@ -29,7 +29,7 @@ for (const name of built) {
     entry[key] = source;
     entries.push(source);
   }
-  await buildOrSay({
+  await buildOrExit({
     entry,
     outDir: `${dir}/dist`,
     format: ["esm"],
@@ -53,15 +53,12 @@ for (const name of built) {
 
 if (dts) emitDeclarations();
 
-/** tsup, with the compiler's messages on stderr and status 1 in place of a stack of its own. */
-async function buildOrSay(options) {
+/** tsup; the compiler has said on stderr what was wrong, its stack trace would hide that. */
+async function buildOrExit(options) {
   try {
     await build(options);
   } catch (error) {
     if (!Array.isArray(error.errors)) throw error;
-    for (const { text, location } of error.errors) {
-      process.stderr.write(`${location?.file ?? "?"}:${location?.line ?? 0}: ${text}\n`);
-    }
     process.exit(1);
   }
 }
