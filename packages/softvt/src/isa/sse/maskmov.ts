@@ -3,7 +3,8 @@ import { Access, probe, wrapLinear, writeSlow } from "../../cpu/memory.ts";
 import { get32 } from "../../cpu/state.ts";
 import { fn, type I32, type V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
-import { enterMmx, mmx, sse, zeroExtended } from "./define.ts";
+import { enterMmx } from "../sse-common.ts";
+import { mmx, sse, zeroExtended } from "./define.ts";
 import { bytesDown } from "./permute.ts";
 
 /** Stores to the string destination of the bytes that a mask selects (SDM Vol. 2B, MASKMOVQ). */
