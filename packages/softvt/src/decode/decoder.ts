@@ -438,7 +438,7 @@ export class Decoder {
     const indexed = out.c !== Cpu.ZERO;
     if (long) {
       if (addressSize !== 64) return;
-      if (seg >= FS_OVERRIDE) {
+      if (seg >= FS_OVERRIDE && out.form!.spec.name !== "LEA") {
         // FS and GS have a base: it takes the place of the index where there is none, if the form has a
         // handler that adds no base of its own.
         if (indexed || out.form!.handlers.index64 === undefined) return;
