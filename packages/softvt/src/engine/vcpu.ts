@@ -230,6 +230,7 @@ export class SoftVcpu implements EngineVcpu {
     this.#exports.flushTlb();
     this.#exports.flushNtlb();
     this.#exports.updateMode();
+    this.#exports.updateSse();
   }
 
   reset(kind: "reset" | "init"): void {

@@ -3,6 +3,7 @@ import { Cpu, Event } from "../../cpu/layout.ts";
 import { replayed } from "../../cpu/memory.ts";
 import { updateMode } from "../../cpu/mode.ts";
 import { flushPage, flushTlb } from "../../cpu/paging.ts";
+import { updateSse } from "../../cpu/sse-state.ts";
 import { CR0, get32, get64, RFLAGS, set32, set64, Vector } from "../../cpu/state.ts";
 import { nonCanonical } from "../../cpu/system.ts";
 import type { I64 } from "../../ir/builder.ts";
@@ -98,6 +99,7 @@ insn("LMSW", "0F 01 /6", "Ew", { ends: true }, (c) => {
 insn("CLTS", "0F 06", "", { ends: true }, (c) => {
   c.requireCpl0();
   set64(c, Cpu.CR0, get64(c, Cpu.CR0).and(~BigInt(CR0.TS)));
+  c.call(updateSse);
   c.resync();
 });
 
