@@ -1,8 +1,8 @@
 import "../isa/index.ts";
+import { updateSse } from "../cpu/sse-state.ts";
 import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
 import { updateMode } from "../cpu/mode.ts";
 import { dropWriteTags, flushNtlb, flushTlb } from "../cpu/paging.ts";
-import { updateSse } from "../cpu/sse-state.ts";
 import { buildHandlers, type HandlerTable } from "../isa/handlers.ts";
 import { generateModule } from "./interpreter.ts";
 
@@ -24,7 +24,7 @@ export interface EngineCode {
   readonly module: WebAssembly.Module;
 }
 
-const EXPORTED = [flushTlb, flushNtlb, dropWriteTags, updateMode, updateSse, arithmeticFlags, writeFlags];
+const EXPORTED = [updateSse, flushTlb, flushNtlb, dropWriteTags, updateMode, arithmeticFlags, writeFlags];
 
 /** The module's bytes, generated from the descriptions. About a second's work: builds do it ahead of time. */
 export function generateEngine(): { handlers: HandlerTable; bytes: Uint8Array<ArrayBuffer> } {

@@ -229,8 +229,8 @@ export class SoftVcpu implements EngineVcpu {
     this.#exports.writeFlags(rflags);
     this.#exports.flushTlb();
     this.#exports.flushNtlb();
-    this.#exports.updateMode();
     this.#exports.updateSse();
+    this.#exports.updateMode();
   }
 
   reset(kind: "reset" | "init"): void {
