@@ -100,7 +100,15 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
     onPowerOff: () => vm.powerOff(),
     onReset: () => vm.requestReset(),
   });
-  const vm: Vm = await Vm.create({ engine, memory, clock, interrupts: pc.irqchip, vcpus: cpus });
+  const vm: Vm = await Vm.create({
+    engine,
+    memory,
+    clock,
+    interrupts: pc.irqchip,
+    vcpus: cpus,
+    // The host's entropy would make each run another.
+    ...(repeatable && { cpuid: { remove: ["rdrand", "rdseed"] } }),
+  });
   vm.addPart("memory", memory);
   for (const [name, part] of Object.entries(pc.parts())) vm.addPart(name, part);
 

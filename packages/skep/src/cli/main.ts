@@ -43,8 +43,11 @@ export async function main(argv: readonly string[]): Promise<number> {
     if (error instanceof VmOptionsError || error instanceof BootError) {
       return fail(`skep: ${error.message}`, ExitStatus.USAGE);
     }
+    if (error instanceof GuestCrashError) {
+      return fail(`skep: the guest crashed (${error.code}): ${error.message}`, ExitStatus.GUEST_FAILURE);
+    }
     if (error instanceof SkepError) {
-      const isGuests = error instanceof GuestCrashError || error instanceof GuestCommandError;
+      const isGuests = error instanceof GuestCommandError;
       return fail(`skep: ${error.message}`, isGuests ? ExitStatus.GUEST_FAILURE : ExitStatus.HOST_FAILURE);
     }
     throw error;

@@ -1,5 +1,13 @@
-import { cpuidFeature, type CpuidTable, type Engine, type EngineProbe, type EngineVcpu, type EngineVm, type EngineVmOptions } from "@skep/vcpu";
 import type { AddressSpace } from "@skep/memory";
+import {
+  type CpuidTable,
+  cpuidFeature,
+  type Engine,
+  type EngineProbe,
+  type EngineVcpu,
+  type EngineVm,
+  type EngineVmOptions,
+} from "@skep/vcpu";
 import { ARENA_BYTES, Cpu, MAX_VCPUS, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
 import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
 import { CodeCache } from "./code-cache.ts";
@@ -107,8 +115,8 @@ class SoftVm implements EngineVm {
       memory: arena.memory,
       cpu: new WebAssembly.Global({ value: "i32", mutable: false }, base),
       decode: (host: number, mode: number) => cache.decode(host >>> 0, mode),
-      decodeStraddling: (host: number, next: number, mode: number) =>
-        cache.decodeStraddling(host >>> 0, next >>> 0, mode),
+      decodeStraddling: (host: number, next: number, mode: number, uop: number) =>
+        cache.decodeStraddling(host >>> 0, next >>> 0, mode, uop >>> 0),
       decodeStep: (host: number, mode: number) => cache.decodeStep(host >>> 0, mode),
       codeWritten: (host: number, length: number) => cache.written(host >>> 0, length),
       random: () => {
@@ -156,7 +164,10 @@ export function createSoftvtEngine(): Engine {
     async probe(): Promise<EngineProbe> {
       try {
         await loadEngine();
-        return { usable: true, evidence: "WebAssembly with SIMD and shared memory: the software engine compiles" };
+        return {
+          usable: true,
+          evidence: "WebAssembly with SIMD and shared memory: the software engine compiles",
+        };
       } catch (error) {
         return { usable: false, evidence: `the software engine's module does not compile: ${String(error)}` };
       }

@@ -1,3 +1,4 @@
+import { updateSse } from "../../cpu/sse-state.ts";
 import { writeCr0, writeCr3, writeCr4, writeXcr0 } from "../../cpu/control.ts";
 import { Cpu, Event } from "../../cpu/layout.ts";
 import { replayed } from "../../cpu/memory.ts";
@@ -14,12 +15,11 @@ import { checkUmip, readOperandAt, writeWord } from "./common.ts";
 
 const F64 = { size64: "f64" } as const;
 
-/** Exits for CR8, the task priority, which the host's local APIC keeps. `write`: 1. */
-function exitForCr8(c: Insn, write: number, value: I64): void {
+/** Exits for CR8, the task priority, which the host's local APIC keeps: direction (1 reads), value. */
+function exitForCr8(c: Insn, isRead: number, value: I64): void {
   set32(c, Cpu.EXIT_REASON, 28);
-  set32(c, Cpu.EXIT_A, 8);
-  set32(c, Cpu.EXIT_B, write);
-  set32(c, Cpu.EXIT_C, value.wrap());
+  set32(c, Cpu.EXIT_A, isRead);
+  set32(c, Cpu.EXIT_B, value.wrap());
   set32(c, Cpu.EVENT, Event.EXIT_RETRY);
   c.leave();
 }
@@ -42,7 +42,7 @@ insn("MOV", "0F 20", "Ry=,C", F64, (c) => {
         replayed(
           c,
           (value) => c.write(0, value.and(15)),
-          () => exitForCr8(c, 0, c.i64(0)),
+          () => exitForCr8(c, 1, c.i64(0)),
         ),
     ],
     () => c.undefined(),
@@ -72,7 +72,7 @@ insn("MOV", "0F 22", "C,Ry", { ...F64, ends: true }, (c) => {
         replayed(
           c,
           () => {},
-          () => exitForCr8(c, 1, value),
+          () => exitForCr8(c, 0, value),
         );
       },
     ],
@@ -99,6 +99,7 @@ insn("LMSW", "0F 01 /6", "Ew", { ends: true }, (c) => {
 insn("CLTS", "0F 06", "", { ends: true }, (c) => {
   c.requireCpl0();
   set64(c, Cpu.CR0, get64(c, Cpu.CR0).and(~BigInt(CR0.TS)));
+  c.call(updateSse);
   c.resync();
 });
 

@@ -9,3 +9,4 @@ import "./misc.ts";
 import "./segments.ts";
 import "./syscall.ts";
 import "./tables.ts";
+import "./xsave.ts";

@@ -92,16 +92,16 @@ insn("RDPID", "F3 0F C7 /7", "Ry=", { size64: "f64", feature: "rdpid" }, (c) => 
 /** No performance counter is offered. */
 insn("RDPMC", "0F 33", "", {}, (c) => c.fault(Vector.GP));
 
+// Done when it exits: the host writes the result to RAX.
 for (const [name, encoding] of [
   ["VMCALL", "NP 0F 01 =C1"],
   ["VMMCALL", "0F 01 =D9"],
 ] as const)
-  insn(name, encoding, "", {}, (c) => {
-    replayed(
-      c,
-      (result) => c.writeGpr(0, 64, result),
-      () => exit(c, 18),
-    );
+  insn(name, encoding, "", { ends: true }, (c) => {
+    set32(c, Cpu.EXIT_REASON, 18);
+    set64(c, Cpu.RIP, c.nextRip());
+    set32(c, Cpu.EVENT, Event.EXIT_DONE);
+    c.leave();
   });
 
 /** 64 random bits from the host. */
