@@ -10,8 +10,7 @@ const isSpecial = (u: Unpacked): I32 => u.exp.eq(SPECIAL);
 /**
  * A binary operation: takes the operands apart, sorts out NaNs, and leaves the rest to `describe`; `infinite`
  * describes what happens where an operand is an infinity, and returns, or raises what it must and falls through.
- * DE is noted after what comes before it (SDM Vol. 1 sec. 4.9.2: invalid operation, then division by zero and
- * denormal operands).
+ * DE is noted where nothing comes before it: invalid operations and divisions by zero do (SDM Vol. 1 sec. 4.9.2).
  */
 function binary(
   name: string,
@@ -159,7 +158,6 @@ const describeDivide = (format: Format): Fn =>
       const sign = f.let(a.sign.xor(b.sign));
       f.if(b.sig.eqz(), () => {
         f.if(a.sig.eqz(), () => format.returnInvalid(f));
-        noteDenormal();
         note(f, Flag.ZE);
         format.returnInfinity(f, sign);
       });

@@ -6,7 +6,7 @@ import { type Builder, fn, type I32, type I64, type V128 } from "../../ir/builde
 import type { Fn } from "../../ir/ir.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
-import { beginSse, endSse, enterMmx, isPlain, mmxCheck, pendingX87, sseCheck } from "../sse-common.ts";
+import { beginSse, endSse, enterMmx, isPlain, pendingX87, sseCheck } from "../sse-common.ts";
 import { choose, exactScalar } from "./arithmetic.ts";
 import {
   anyTrue,
@@ -189,7 +189,7 @@ insn("CVTDQ2PS", "NP 0F 5B", "Vx=,Wx", { feature: "sse2" }, (c) => {
 function packedToIntegers(c: Insn, lane: Lane, v: V128, exact: Fn, truncate: boolean): V128 {
   const wide = lane.bits === 64;
   const limit = (sign: 1 | -1): V128 => {
-    // 2^31 - 1 and 2^31 - 128 are the greatest below 2^31 - ½ that rounding cannot carry there.
+    // 2^31 - 1, and the greatest single below 2^31: no rounding carries them further.
     const one = wide ? (sign > 0 ? 0x41df_ffff_ffc0_0000n : 0xc1e0_0000_0000_0000n) : sign > 0 ? 0x4eff_ffffn : 0xcf00_0000n;
     return c.v128(wide ? (one << 64n) | one : (one << 96n) | (one << 64n) | (one << 32n) | one);
   };
@@ -200,7 +200,6 @@ function packedToIntegers(c: Insn, lane: Lane, v: V128, exact: Fn, truncate: boo
   const fits = anyTrue(c, c.op("v128.not", [within])).eqz();
   let whole = v;
   if (!truncate) {
-    // To nearest by adding and taking away 1.5 · 2^(precision - 1); beyond half of that there is no fraction.
     for (let i = 0; i < lane.count; i++) {
       const name = lane.name;
       const x = c.op(`${lane.shape}.extract_lane`, [v], [i]);
@@ -229,15 +228,17 @@ for (const [name, encoding, lane, truncate] of [
  * x87 state becomes MMX's (SDM Vol. 1 sec. 11.6.3).
  */
 
-/** What an instruction on MMX and XMM registers checks first. */
-function bothChecks(c: Insn): void {
-  sseCheck(c);
-  mmxCheck(c);
+/** An MMX register or memory as a vector. In memory it leaves the x87 state alone, even with CVTPI2PS. */
+function mmxSource(c: Insn): V128 {
+  if (!c.isMemory(1)) {
+    pendingX87(c);
+    enterMmx(c);
+  }
+  return low64(c, 1);
 }
 
 /** Writes MMX register ModRM.reg. */
 function writeMmx(c: Insn, value: I64): void {
-  enterMmx(c);
   const address = c.cpu.add(c.field("a"));
   c.store("i64.store", address, value, Cpu.FPR);
   c.store("i32.store16", address, c.i32(0xffff), Cpu.FPR + 8);
@@ -245,19 +246,16 @@ function writeMmx(c: Insn, value: I64): void {
 
 const pi2ps = integersToSingles(2);
 insn("CVTPI2PS", "NP 0F 2A", "Vq=,Qq", { feature: "sse" }, (c) => {
-  bothChecks(c);
-  const v = low64(c, 1);
+  sseCheck(c);
+  const v = mmxSource(c);
   const value = c.call<V128>(pi2ps, v);
   c.leaveOnEvent();
-  enterMmx(c);
   c.write(0, extract(c, DOUBLE, value, 0));
 });
 
 insn("CVTPI2PD", "66 0F 2A", "Vx=,Qq", { feature: "sse2" }, (c) => {
   sseCheck(c);
-  if (!c.isMemory(1)) pendingX87(c);
-  const v = low64(c, 1);
-  if (!c.isMemory(1)) enterMmx(c);
+  const v = mmxSource(c);
   c.writeVector(0, c.op("f64x2.convert_low_i32x4_s", [v]));
 });
 
@@ -270,8 +268,11 @@ for (const [name, encoding, lane, truncate] of [
   const exact = toIntegers(lane, 2, truncate);
   const feature = lane === SINGLE ? "sse" : "sse2";
   insn(name, encoding, lane === SINGLE ? "Pq=,Wq" : "Pq=,Wx", { feature }, (c) => {
-    bothChecks(c);
+    sseCheck(c);
+    pendingX87(c);
     const v = lane === SINGLE ? low64(c, 1) : c.readVector(1);
+    // The x87 state changes even where #XM follows.
+    enterMmx(c);
     const value = c.call<V128>(exact, v);
     c.leaveOnEvent();
     writeMmx(c, extract(c, DOUBLE, value, 0));
