@@ -152,17 +152,14 @@ export const toBcd = formatFn("toBcd", FORMATS.f80, 1, ["i32"], "v128", (f, [raw
   f.return(pair(f, f.i64(0xc000_0000_0000_0000n), f.i64(0xffff)));
 });
 
-/** (bits, width) → the number in the 80-bit format as an arithmetic operand: what it is stays to be noted. */
+/** (bits) → the number as an 80-bit arithmetic operand: unrounded, NaNs as they are, WAS_DENORMAL as it was. */
 const describeWiden = (format: Format): Fn =>
   fn(`widen_${format.name}`, ["i64"], "v128", (f, bits) => {
     const u = format.unpack(f, [bits], f.i32(0));
-    const zero = u.sig.eqz();
-    const exp = zero.select(f.i32(0), u.exp);
-    const se = u.sign.shl(15).or(exp).or(u.denormal.shl(16));
-    f.return(pair(f, u.sig, se.u64()));
+    const exp = u.sig.eqz().select(f.i32(0), u.exp);
+    f.return(pair(f, u.sig, u.sign.shl(15).or(exp).or(u.denormal.shl(16)).u64()));
   });
 
-/** f32 or f64 → 80 bits with WAS_DENORMAL, signaling NaNs as they are. */
 export const WIDEN: Readonly<Record<"f32" | "f64", Fn>> = {
   f32: describeWiden(FORMATS.f32),
   f64: describeWiden(FORMATS.f64),
