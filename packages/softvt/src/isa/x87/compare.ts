@@ -53,7 +53,7 @@ const compareFlags = fn("x87CompareFlags", ["i32", "i32"], "i32", (f, index, qui
     },
   );
   const unmasked = f.call<I32>(endX87);
-  f.if(unmasked.and(Flag.EARLY).eqz(), () => setExplicit(f, relation.get()));
+  f.if(unmasked.and(Flag.IE).eqz(), () => setExplicit(f, relation.get()));
   f.return(unmasked);
 });
 
