@@ -31,7 +31,7 @@
  * 0x02E8, 0x02F8, 0x03E8, 0x03F8   COM4, COM2, COM3, COM1, eight ports each
  * 0x04D0 – 0x04D1                  8259 edge/level control
  * 0x0510 – 0x051B                  fw_cfg
- * 0x0600 – 0x062F                  ACPI power management (see PM)
+ * 0x0600 – 0x062F                  ACPI power management (see Pm)
  * 0x0CF8 – 0x0CFF                  PCI configuration; byte 0x0CF9 is reset control
  * ```
  *
@@ -81,10 +81,10 @@ export const Port = {
   COM1: { base: 0x3f8, bytes: 8 },
   ELCR: { base: 0x4d0, bytes: 2 },
   FW_CFG: { base: 0x510, bytes: 12 },
-  /** The whole ACPI power-management block; its parts are in `PM`. */
+  /** The whole ACPI power-management block; its parts are in `Pm`. */
   ACPI_PM: { base: 0x600, bytes: 0x30 },
   PCI_CONFIG_ADDRESS: { base: 0xcf8, bytes: 4 },
-  /** Inside `PCI_CONFIG_ADDRESS`: byte accesses only. Whoever claims 0xCF8 hands them on. */
+  /** Inside `PCI_CONFIG_ADDRESS`: byte accesses only. Whoever claims 0xCF8 answers to them. */
   RESET_CONTROL: { base: 0xcf9, bytes: 1 },
   PCI_CONFIG_DATA: { base: 0xcfc, bytes: 4 },
 } as const satisfies Record<string, LayoutRange>;

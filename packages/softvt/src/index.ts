@@ -1,1 +1,1 @@
-export {};
+export { createSoftvtEngine } from "./engine/softvt.ts";

@@ -124,14 +124,17 @@ export function path(value: string): Aml {
 
 /**
  * A compressed EISA identifier: "PNP0501" (ACPI 6.5 sec. 19.3.4, EISAID). Three letters of five bits and four hex
- * digits, most significant byte first.
+ * digits, most significant byte first in memory.
  */
 export function eisaId(id: string): Aml {
   if (!/^[A-Z]{3}[0-9A-F]{4}$/.test(id)) throw new RangeError(`"${id}": expected an EISA identifier`);
   const letter = (i: number): number => id.charCodeAt(i) - 0x40;
   const vendor = (letter(0) << 10) | (letter(1) << 5) | letter(2);
   const product = Number.parseInt(id.slice(3), 16);
-  return Uint8Array.of(Op.DWORD_PREFIX, vendor >> 8, vendor & 0xff, product >> 8, product & 0xff);
+  const inMemory = new DataView(new ArrayBuffer(4));
+  inMemory.setUint16(0, vendor);
+  inMemory.setUint16(2, product);
+  return integer(inMemory.getUint32(0, true));
 }
 
 // Objects

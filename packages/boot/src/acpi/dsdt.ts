@@ -23,7 +23,7 @@ export function dsdt(
     ...processors.map((_, uid) => processor(uid)),
     ...platform.serialPorts.map(({ port, irq: line }, i) => serialPort(i + 1, port, line)),
     ...legacyDevices(platform),
-    motherboard(platform),
+    motherboard(),
   );
   return table("DSDT", DSDT_REVISION, concat([sleepPackage("_S5", Acpi.SLP_TYP_S5), system, ...extra]));
 }
@@ -68,8 +68,8 @@ function legacyDevices(platform: AcpiPlatform): Aml[] {
   return devices;
 }
 
-/** What is there and belongs to no driver (PNP0C02): the guest must not give these ranges to anyone. */
-function motherboard(platform: AcpiPlatform): Aml {
+/** Ports that belong to no driver (PNP0C02) and must not be given away; addresses are the memory map's business. */
+function motherboard(): Aml {
   return pnp(
     "MBRD",
     "PNP0C02",
@@ -77,8 +77,6 @@ function motherboard(platform: AcpiPlatform): Aml {
     ports(Port.SYSTEM_CONTROL_A),
     ports(Port.SMI),
     ports(Port.ACPI_PM),
-    memory32(platform.ioApic.base, 0x1000),
-    memory32(platform.localApicBase, 0x1000),
   );
 }
 

@@ -50,7 +50,7 @@ export const PC_PLATFORM: AcpiPlatform = {
   hpet: { base: Mmio.HPET.base, blockId: 0x8086_a201 },
   ioApic: { id: 0, base: Mmio.IOAPIC.base },
   localApicBase: Mmio.LAPIC.base,
-  pmTimerBits: 24,
+  pmTimerBits: 32,
   powerButton: true,
 };
 

@@ -44,11 +44,12 @@ export function busyboxInitramfs(options: BusyboxInitramfsOptions): Uint8Array {
     { kind: "directory", path: "root", mode: 0o700 },
     { kind: "file", path: "etc/hostname", data: `${hostname}\n` },
     { kind: "file", path: "etc/hosts", data: `127.0.0.1 localhost ${hostname}\n::1 localhost\n` },
-    { kind: "file", path: "etc/passwd", data: "root::0:0:root:/root:/bin/sh\n" },
+    // Not an empty password field: glibc as linked into busybox takes such a line for malformed.
+    { kind: "file", path: "etc/passwd", data: "root:x:0:0:root:/root:/bin/sh\n" },
     { kind: "file", path: "etc/group", data: "root:x:0:\n" },
     { kind: "file", path: "etc/profile", data: "PS1='\\u@\\h:\\w\\$ '\n" },
     ...["proc", "sys", "tmp", "run"].map((path): CpioEntry => ({ kind: "directory", path })),
-    ...(options.applets ?? []).map((name): CpioEntry => applet(name)),
+    ...(options.applets ?? []).filter((name) => name !== "busybox").map(applet),
     ...(options.modules ?? []).map((module, i): CpioEntry => {
       const order = String(i).padStart(3, "0");
       return { kind: "file", path: `skep/modules/${order}-${module.name}`, data: module.data };

@@ -7,6 +7,9 @@
  *   RS "skep-end " nonce " " code LF
  * ```
  *
+ * The command's input is empty; its output goes through a pipe, so it sees no terminal; what it leaves running is
+ * killed at its end.
+ *
  * RS is 0x1E. The nonce is the host's, so that no output holds a marker by accident. The port is to be one of its
  * own (ttyS1): then nothing but the command writes to it. On the console's port the kernel's messages share the
  * line; `/init` lowers the console's log level to emergencies meanwhile, and what the kernel prints all the same

@@ -51,11 +51,22 @@ if [ -f /skep/command ]; then
     power_off
   fi
   exec 3>"$channel"
-  dmesg -n 1
+  # Where the kernel's messages go out by the same port, they would end up in the output.
+  case " console $(cat /sys/class/tty/console/active) " in *" \${channel#/dev/} "*) dmesg -n 1 ;; esac
   printf '\\036skep-begin %s\\n' "$nonce" >&3
   cd /root
-  setsid sh /skep/command </dev/null >&3 2>&3 3>&-
+  # Through a pipe, as over a network: no columns, no colours, and the command cannot change the port's settings.
+  mkfifo /skep/output
+  cat /skep/output >&3 &
+  copier=$!
+  setsid sh /skep/command </dev/null >/skep/output 2>&1 3>&-
   code=$?
+  # What the command left running would hold the pipe open.
+  for process in /proc/[0-9]*; do
+    process=\${process#/proc/}
+    [ "$process" = 1 ] || [ "$process" = "$copier" ] || kill -9 "$process" 2>/dev/null
+  done
+  wait "$copier"
   printf '\\036skep-end %s %d\\n' "$nonce" "$code" >&3
   # Changing a port's settings waits for its output to be sent; closing the console's does not.
   stty -F "$channel" sane

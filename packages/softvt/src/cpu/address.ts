@@ -60,10 +60,12 @@ export const segmentAddress = fn(
     const limit = f.load("i32.load", f.cpu.add(seg.shl(2)), Cpu.SEG_LIMIT).u64();
     const last = offset.add(bytes.sub(1).u64());
     const bad = f.variable("i32", access.shrU(16).and(1));
+    // In real mode CS may be written too, whatever type protected mode or RESET left in it.
+    const typed = get32(f, Cpu.MODE).and(Mode.REAL).eqz();
     const isCode = access.shrU(3).and(1);
     // Type bit 1: writable for data, readable for code. Bit 2: expand-down for data.
-    f.if(write, () => bad.set(bad.get().or(isCode).or(access.shrU(1).and(1).eqz())));
-    f.if(write.eqz().and(isCode), () => bad.set(bad.get().or(access.shrU(1).and(1).eqz())));
+    f.if(write.and(typed), () => bad.set(bad.get().or(isCode).or(access.shrU(1).and(1).eqz())));
+    f.if(write.eqz().and(isCode).and(typed), () => bad.set(bad.get().or(access.shrU(1).and(1).eqz())));
     f.if(
       access.and(0xc).eq(4),
       () => {

@@ -210,6 +210,9 @@ export const Cpu = {
   /** i64: values kept for MSRs and the like by their owners. */
   SCRATCH: take(8, 64),
 
+  /** FXSAVE and XSAVE areas on their way to and from memory: 512 bytes and the XSAVE header. */
+  STAGE: take(16, 36),
+
   /** Cached EPT translations. */
   NTLB: take(8, NTLB_ENTRIES),
   /** Three TLBs, in the order of `TlbMode`. */

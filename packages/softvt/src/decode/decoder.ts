@@ -72,7 +72,9 @@ export class Decoder {
         );
         // A whole ModRM byte is more specific than a digit, a mandatory prefix than none.
         const rank = (s: InsnSpec): number =>
-          (s.modrm !== undefined ? 4 : 0) + (s.prefix !== undefined && s.prefix !== "" ? 2 : 0) + (s.prefix === "" ? 1 : 0);
+          (s.modrm !== undefined ? 4 : 0) +
+          (s.prefix !== undefined && s.prefix !== "" ? 2 : 0) +
+          (s.prefix === "" ? 1 : 0);
         this.#maps[index]![opcode] = { specs: [...specs].sort((x, y) => rank(y) - rank(x)), hasModrm };
       });
     });
@@ -283,7 +285,15 @@ export class Decoder {
         case "I":
         case "J": {
           const bits =
-            operand.size === "b" ? 8 : operand.size === "w" ? 16 : operand.size === "v" ? opsize : operand.size === "d" ? 32 : Math.min(opsize, 32);
+            operand.size === "b"
+              ? 8
+              : operand.size === "w"
+                ? 16
+                : operand.size === "v"
+                  ? opsize
+                  : operand.size === "d"
+                    ? 32
+                    : Math.min(opsize, 32);
           // A near branch's displacement is 32 bits in 64-bit mode, whatever the operand size says (Intel).
           const width = operand.kind === "J" && operand.size === "z" && long ? 32 : bits;
           const low = signed(bytes, p, Math.min(width, 32));
@@ -325,7 +335,8 @@ export class Decoder {
       out.imm = immediates[0] ?? 0;
       if (immediates.length > 1) out.imm2 = immediates[1]!;
     }
-    if (isMemory && addressSize !== 16) this.#finishAddress(mode, ripRelative, pos + length, seg, long, addressSize);
+    if (isMemory && addressSize !== 16)
+      this.#finishAddress(mode, ripRelative, pos + length, seg, long, addressSize);
     return out;
   }
 
@@ -407,7 +418,14 @@ export class Decoder {
   }
 
   /** Makes displacements RIP-relative and picks the address kind; needs the instruction's length. */
-  #finishAddress(mode: number, ripRelative: boolean, next: number, seg: number, long: boolean, addressSize: number): void {
+  #finishAddress(
+    mode: number,
+    ripRelative: boolean,
+    next: number,
+    seg: number,
+    long: boolean,
+    addressSize: number,
+  ): void {
     const out = this.#out;
     if (ripRelative) {
       const disp = out.imm + next;
@@ -420,9 +438,10 @@ export class Decoder {
     const indexed = out.c !== Cpu.ZERO;
     if (long) {
       if (addressSize !== 64) return;
-      if (seg >= FS_OVERRIDE) {
-        // FS and GS have a base: it takes the place of the index where there is none.
-        if (indexed) return;
+      if (seg >= FS_OVERRIDE && out.form!.spec.name !== "LEA") {
+        // FS and GS have a base: it takes the place of the index where there is none, if the form has a
+        // handler that adds no base of its own.
+        if (indexed || out.form!.handlers.index64 === undefined) return;
         out.c = Cpu.SEG_BASE + seg * 8;
         out.d &= ~3;
         out.ea = "index64";

@@ -26,7 +26,17 @@ export const decodeStep = hostFn("decodeStep", ["i32", "i32"], "i32");
 
 /** The dispatcher's WebAssembly locals, in order; the first is the function's parameter. */
 export const LOCALS: readonly WasmType[] = ["i32", "i32", "i32", "i32", "i64", "i32", "i32", "i32", "i32"];
-export const Local = { BUDGET: 0, LEFT: 1, UOP: 2, LIMIT: 3, RIP: 4, CPU: 5, STEPPING: 6, SAVED: 7, STEP_FLAGS: 8 } as const;
+export const Local = {
+  BUDGET: 0,
+  LEFT: 1,
+  UOP: 2,
+  LIMIT: 3,
+  RIP: 4,
+  CPU: 5,
+  STEPPING: 6,
+  SAVED: 7,
+  STEP_FLAGS: 8,
+} as const;
 
 /** `STEP_FLAGS`: what a step was made for. SHADOW bits below. */
 const STEP_TRAP = 0x100;
@@ -95,25 +105,33 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
     });
     d.to("exit");
   });
-  d.if(event.eq(Event.SYNC), () => set32(d, Cpu.SYNCED, 1), () => {
-    // The instruction is over, one way or another: so are its answers.
-    d.if(event.ne(Event.LOOKUP), () => set32(d, Cpu.REPLAY_NEXT, get32(d, Cpu.REPLAY_COUNT)));
-  });
+  d.if(
+    event.eq(Event.SYNC),
+    () => set32(d, Cpu.SYNCED, 1),
+    () => {
+      // The instruction is over, one way or another: so are its answers.
+      d.if(event.ne(Event.LOOKUP), () => set32(d, Cpu.REPLAY_NEXT, get32(d, Cpu.REPLAY_COUNT)));
+    },
+  );
   const stepped = d.let(d.get32(Local.STEPPING).and(event.ne(Event.SYNC)));
   const flags = d.get32(Local.STEP_FLAGS);
   d.set(Local.STEPPING, d.i32(0));
   d.if(stepped, () => set32(d, Cpu.SHADOW, get32(d, Cpu.SHADOW).and(flags.xor(-1))));
   d.if(event.eq(Event.EXIT_DONE), () => d.to("exit"));
-  d.if(event.eq(Event.FAULT), () => {
-    set32(d, Cpu.SYNCED, 0);
-    deliver(d, get32(d, Cpu.EXC_VECTOR), get32(d, Cpu.EXC_ERROR), get32(d, Cpu.EXC_HAS_ERROR), 2);
-  }, () => {
-    const trap = d.let(stepped.and(flags.shrU(8)).and(1));
-    d.if(trap.or(event.eq(Event.TRAP)), () => {
-      d.if(trap, () => set64(d, Cpu.DR + 8 * 6, get64(d, Cpu.DR + 8 * 6).or(0x4000)));
-      deliver(d, d.i32(Vector.DB), d.i32(0), d.i32(0), 2);
-    });
-  });
+  d.if(
+    event.eq(Event.FAULT),
+    () => {
+      set32(d, Cpu.SYNCED, 0);
+      deliver(d, get32(d, Cpu.EXC_VECTOR), get32(d, Cpu.EXC_ERROR), get32(d, Cpu.EXC_HAS_ERROR), 2);
+    },
+    () => {
+      const trap = d.let(stepped.and(flags.shrU(8)).and(1));
+      d.if(trap.or(event.eq(Event.TRAP)), () => {
+        d.if(trap, () => set64(d, Cpu.DR + 8 * 6, get64(d, Cpu.DR + 8 * 6).or(0x4000)));
+        deliver(d, d.i32(Vector.DB), d.i32(0), d.i32(0), 2);
+      });
+    },
+  );
   set32(d, Cpu.EVENT, Event.NONE);
   d.if(stepped.and(get32(d, Cpu.STEP)), () => exit(d, 37));
 
@@ -142,7 +160,12 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
     d.set(Local.UOP, found);
     d.if(found.eqz(), () => d.to("slow"));
     const linear = d.let(is64(d).select(d.rip, d.rip.add(get64(d, Cpu.SEG_BASE + 8)).and(0xffff_ffffn)));
-    const entry = get32(d, Cpu.TLB).add(linear.shrU(7).wrap().and((TLB_ENTRIES - 1) << 5));
+    const entry = get32(d, Cpu.TLB).add(
+      linear
+        .shrU(7)
+        .wrap()
+        .and((TLB_ENTRIES - 1) << 5),
+    );
     const host = linear.wrap().add(d.load("i32.load", entry, TlbEntry.ADDEND));
     const single = d.call<I32>(decodeStep, host, get32(d, Cpu.MODE));
     d.set(Local.UOP, single);
@@ -167,10 +190,19 @@ export function lookupPart(): { stmts: Stmt[]; temps: number } {
   });
   const mode = get32(d, Cpu.MODE);
   const linear = d.let(mode.and(2).select(rip, rip.and(0xffff_ffffn)));
-  const entry = d.let(get32(d, Cpu.TLB).add(linear.shrU(7).wrap().and((TLB_ENTRIES - 1) << 5)));
+  const entry = d.let(
+    get32(d, Cpu.TLB).add(
+      linear
+        .shrU(7)
+        .wrap()
+        .and((TLB_ENTRIES - 1) << 5),
+    ),
+  );
   const flat = mode.and(2 | Mode.FLAT).ne(0);
   d.block((miss) => {
-    d.if(d.load("i64.load", entry, TlbEntry.EXECUTE).ne(linear.and(~0xfffn)).or(flat.eqz()), () => d.break(miss));
+    d.if(d.load("i64.load", entry, TlbEntry.EXECUTE).ne(linear.and(~0xfffn)).or(flat.eqz()), () =>
+      d.break(miss),
+    );
     const host = d.let(linear.wrap().add(d.load("i32.load", entry, TlbEntry.ADDEND)));
     const slot = d.let(hashEntry(host));
     const hit = d

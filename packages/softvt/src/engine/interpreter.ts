@@ -1,8 +1,8 @@
-import { UOP_FIELDS } from "../cpu/uop.ts";
 import { Cpu, Event } from "../cpu/layout.ts";
-import { emit, type EmitTarget, LocalPool } from "../ir/emit.ts";
-import type { Ending, Fn, Node, UopField } from "../ir/ir.ts";
+import { UOP_FIELDS } from "../cpu/uop.ts";
 import { hostFunctions } from "../ir/builder.ts";
+import { type EmitTarget, emit, LocalPool } from "../ir/emit.ts";
+import type { Ending, Fn, Node, UopField } from "../ir/ir.ts";
 import type { HandlerTable } from "../isa/handlers.ts";
 import { ByteWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import { LOADS, type WasmType } from "../wasm/opcodes.ts";
@@ -19,7 +19,10 @@ export function generateModule(handlers: HandlerTable, exported: readonly Fn[]):
   for (const fn of hostFunctions())
     indices.set(
       fn,
-      module.importFunction(fn.name, { params: fn.params, results: fn.result === undefined ? [] : [fn.result] }),
+      module.importFunction(fn.name, {
+        params: fn.params,
+        results: fn.result === undefined ? [] : [fn.result],
+      }),
     );
   const functionIndex = (fn: Fn): number => {
     const known = indices.get(fn);
@@ -44,16 +47,26 @@ export function generateModule(handlers: HandlerTable, exported: readonly Fn[]):
     const { stmts, temps } = handler.describe();
     const code = new Code(["i32"], functionIndex);
     // The micro-op's address is the parameter; descriptions do not know it as a temp.
-    emit(stmts, temps, [], code.target((how, _depth, value) => endFunction(code, how, value)));
+    emit(
+      stmts,
+      temps,
+      [],
+      code.target((how, _depth, value) => endFunction(code, how, value)),
+    );
     code.out.u8(0x00);
     code.define(module, index);
   }
   for (let fn = pending.pop(); fn !== undefined; fn = pending.pop()) {
     const body = fn.body!();
     const code = new Code(fn.params, functionIndex);
-    emit(body.stmts, body.temps, fn.params, code.target(() => {
-      throw new Error(`${fn?.name}: a function cannot end an instruction`);
-    }));
+    emit(
+      body.stmts,
+      body.temps,
+      fn.params,
+      code.target(() => {
+        throw new Error(`${fn?.name}: a function cannot end an instruction`);
+      }),
+    );
     if (fn.result !== undefined) code.out.u8(0x00);
     code.define(module, indices.get(fn)!);
   }
@@ -312,7 +325,7 @@ function endCase(code: Code, how: Ending, base: number, value: (node: Node) => v
     case "lookup":
       value(how.rip);
       code.set(Local.RIP);
-      account(how.kind === "branch" ? 16 : 0);
+      account(how.kind === "branch" ? 16 * (how.slots ?? 1) : 0);
       code.set(Local.LEFT);
       code.br(base + LOOKUP);
       return;

@@ -84,8 +84,7 @@ const IS_ALU = /^(ADD|SUB|AND|OR|XOR|ADC|SBB)$/;
 export function isHot(v: Variant): boolean {
   const { name, opcode } = v.spec;
   if (RARE_OPCODES[name]?.includes(opcode)) return false;
-  if (!v.memory)
-    return (REGISTER[name]?.includes(v.opsize) ?? false) && !(v.noFlags && v.spec.flags !== "set");
+  if (!v.memory) return REGISTER[name]?.includes(v.opsize) ?? false;
   if (v.ea === "any" || v.noFlags) return false;
   if (!(MEMORY[name]?.includes(v.opsize) ?? false)) return false;
   const narrow = v.ea === "base32" || v.ea === "index32";

@@ -1,5 +1,5 @@
-import { effectiveAddress, linearAddress } from "../cpu/address.ts";
-import { FlagKind, setExplicit, setLazy, setMixed } from "../cpu/flags.ts";
+import { effectiveAddress, linearAddress, segmentAddress } from "../cpu/address.ts";
+import { arithmeticFlags, FlagKind, setExplicit, setLazy, setMixed } from "../cpu/flags.ts";
 import { Cpu, Event, gpr, Seg } from "../cpu/layout.ts";
 import {
   type AccessOptions,
@@ -61,9 +61,19 @@ export class Insn extends Builder {
     );
   }
 
+  #undo: (() => void) | undefined;
+
   /** Leaves to the dispatcher, which looks at EVENT. */
   leave(): void {
+    this.#undo?.();
     this.end({ kind: "leave" });
+  }
+
+  /** Describes `body`, in which every way out but the normal one first does `undo`. */
+  undoOnLeave(undo: () => void, body: () => void): void {
+    this.#undo = undo;
+    body();
+    this.#undo = undefined;
   }
 
   /** Leaves if a call set EVENT. */
@@ -118,6 +128,13 @@ export class Insn extends Builder {
   /** Linear address of the memory operand, segment checks done, for an access of `bits`. */
   address(bits: number, write = false): I64 {
     return linearAddress(this, this.variant.ea, bits, write, () => this.leave());
+  }
+
+  /** Linear address of `offset` in segment number `seg`, checked for an access of `bits`; leaves on a fault. */
+  segmented(seg: I32, offset: I64, bits: number, write: boolean): I64 {
+    const address = this.call<I64>(segmentAddress, seg, offset, this.i32(bits / 8), this.i32(write ? 1 : 0));
+    this.leaveOnEvent();
+    return address;
   }
 
   /** Offset of the memory operand without its segment (LEA). */
@@ -242,6 +259,10 @@ export class Insn extends Builder {
     writeMemory(this, bits, va, value, { onEvent: () => this.leave(), stack });
   }
 
+  modifyAt(bits: number, va: I64, change: (old: I64) => I64, stack = false): void {
+    modifyMemory(this, bits, va, change, { onEvent: () => this.leave(), stack });
+  }
+
   /** Lazy flags of this instruction, unless they are known to be dead. */
   flags(kind: FlagKind, bits: number, a: I64 | undefined, r: I64): void {
     if (!this.variant.noFlags) setLazy(this, kind, bits, a, r);
@@ -254,6 +275,11 @@ export class Insn extends Builder {
 
   explicitFlags(flags: I32): void {
     if (!this.variant.noFlags) setExplicit(this, flags);
+  }
+
+  /** The arithmetic flags at their RFLAGS positions. */
+  flagsImage(): I32 {
+    return this.call<I32>(arithmeticFlags);
   }
 
   logicFlags(bits: number, r: I64): void {

@@ -8,8 +8,12 @@ export type OpcodeMap = 0 | 1 | 2 | 3;
 export type MandatoryPrefix = "" | "66" | "F2" | "F3";
 
 export interface InsnOptions {
-  /** Arithmetic flags: "set" overwrites all six without reading them; "none" leaves them alone and cannot fault; default: anything may happen. */
-  readonly flags?: "set" | "none";
+  /**
+   * Arithmetic flags: "set" overwrites all six without reading them; "partial" writes some, reads none that it
+   * would need if what it writes is dead; "none" leaves them alone. These three cannot fault in their register
+   * form. Default: anything may happen.
+   */
+  readonly flags?: "set" | "partial" | "none";
   /** LOCK is allowed on the memory form. */
   readonly lock?: boolean;
   /** "no64": #UD in 64-bit mode. "only64": exists only there. */

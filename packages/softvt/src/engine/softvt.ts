@@ -1,0 +1,179 @@
+import type { AddressSpace } from "@skep/memory";
+import {
+  type CpuidTable,
+  cpuidFeature,
+  type Engine,
+  type EngineProbe,
+  type EngineVcpu,
+  type EngineVm,
+  type EngineVmOptions,
+} from "@skep/vcpu";
+import { ARENA_BYTES, Cpu, MAX_VCPUS, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
+import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
+import { CodeCache } from "./code-cache.ts";
+import { FEATURES } from "./features.ts";
+import { type EngineCode, type EngineExports, loadEngine } from "./module.ts";
+import { type AllowedBits, SoftVcpu } from "./vcpu.ts";
+import { CpuView } from "./vcpu-state.ts";
+
+/** CPUID as this engine backs it: flags, address width, XSAVE components. */
+const supportedCpuid: CpuidTable = {
+  query(_index, leaf, subleaf) {
+    const out = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    for (const name of FEATURES) {
+      const feature = cpuidFeature(name);
+      if (feature.leaf === leaf && feature.subleaf === subleaf)
+        out[feature.register] = (out[feature.register] | (1 << feature.bit)) >>> 0;
+    }
+    if (leaf === 0x8000_0008) out.eax = PHYSICAL_ADDRESS_BITS | (48 << 8);
+    if (leaf === 0xd && subleaf === 0) {
+      // x87 and SSE: the legacy area and the header, 576 bytes.
+      out.eax = 3;
+      out.ebx = 576;
+      out.ecx = 576;
+    }
+    return out;
+  },
+};
+
+/** CR4, XCR0 and EFER bits that go with CPUID flags (SDM Vol. 3A sec. 2.5, 2.6, 2.2.1). */
+function allowedBits(cpuid: CpuidTable): AllowedBits {
+  const has = (name: string): boolean => {
+    const f = cpuidFeature(name);
+    return ((cpuid.query(0, f.leaf, f.subleaf)[f.register] >>> f.bit) & 1) === 1;
+  };
+  const cr4: [string, bigint][] = [
+    ["vme", 3n],
+    ["tsc", 4n],
+    ["de", 8n],
+    ["pse", 0x10n],
+    ["pae", 0x20n],
+    ["mce", 0x40n],
+    ["pge", 0x80n],
+    ["fxsr", 0x200n],
+    ["sse", 0x400n],
+    ["umip", 0x800n],
+    ["fsgsbase", 0x1_0000n],
+    ["pcid", 0x2_0000n],
+    ["xsave", 0x4_0000n],
+    ["smep", 0x10_0000n],
+    ["smap", 0x20_0000n],
+  ];
+  return {
+    // PCE needs no flag: RDPMC then faults for want of counters, or not.
+    cr4: cr4.reduce((bits, [name, bit]) => (has(name) ? bits | bit : bits), 0x100n),
+    xcr0: has("xsave") ? 3n : 0n,
+    efer: (has("syscall") || has("lm") ? 1n : 0n) | (has("lm") ? 0x500n : 0n) | (has("nx") ? 0x800n : 0n),
+  };
+}
+
+class SoftVm implements EngineVm {
+  readonly #options: EngineVmOptions;
+  readonly #code: EngineCode;
+  readonly #cache: CodeCache;
+  readonly #vcpus: SoftVcpu[] = [];
+  readonly #instances: EngineExports[] = [];
+  readonly #allowed: AllowedBits;
+
+  constructor(options: EngineVmOptions, code: EngineCode) {
+    this.#options = options;
+    this.#code = code;
+    const { memory } = options;
+    const { arena } = memory;
+    this.#allowed = allowedBits(options.cpuid);
+    this.#cache = new CodeCache(
+      arena.memory.buffer,
+      arena.flags,
+      code.handlers,
+      (page) => {
+        for (const instance of this.#instances) instance.dropWriteTags(page);
+      },
+      () => {
+        for (const vcpu of this.#vcpus) vcpu.cpu.set32(Cpu.LINK, 0);
+      },
+    );
+    memory.setCodeWatcher((offset, length) => this.#cache.written(offset, length));
+    memory.setMappingsWatcher(() => this.invalidateMappings());
+    memory.dirty.setClearedWatcher(() => {
+      for (const instance of this.#instances) instance.flushTlb();
+    });
+  }
+
+  /** Counters of the decoded code, for benches and tests. */
+  get codeStats(): CodeCache["stats"] {
+    return this.#cache.stats;
+  }
+
+  createVcpu(index: number): EngineVcpu {
+    if (!Number.isInteger(index) || index < 0 || index >= this.#options.vcpus)
+      throw new RangeError(`index: expected an integer from 0 to ${this.#options.vcpus - 1}, got ${index}`);
+    const { arena } = this.#options.memory;
+    const base = VCPUS + index * VCPU_BYTES;
+    const cache = this.#cache;
+    const random = new Uint32Array(2);
+    const env = {
+      memory: arena.memory,
+      cpu: new WebAssembly.Global({ value: "i32", mutable: false }, base),
+      decode: (host: number, mode: number) => cache.decode(host >>> 0, mode),
+      decodeStraddling: (host: number, next: number, mode: number) =>
+        cache.decodeStraddling(host >>> 0, next >>> 0, mode),
+      decodeStep: (host: number, mode: number) => cache.decodeStep(host >>> 0, mode),
+      codeWritten: (host: number, length: number) => cache.written(host >>> 0, length),
+      random: () => {
+        globalThis.crypto.getRandomValues(random);
+        return (BigInt(random[0]!) << 32n) | BigInt(random[1]!);
+      },
+    };
+    const instance = new WebAssembly.Instance(this.#code.module, { env });
+    const exports = instance.exports as unknown as EngineExports;
+    this.#instances.push(exports);
+    const cpu = new CpuView(arena.memory.buffer, base);
+    cpu.set32(Cpu.PAGE_FLAGS, arena.flagsOffset);
+    cpu.set32(Cpu.EPT, this.#options.memory.ept.pointer & ~0xfff);
+    const vcpu = new SoftVcpu(index, cpu, exports, this.#allowed);
+    this.#vcpus[index] = vcpu;
+    return vcpu;
+  }
+
+  invalidateMappings(): void {
+    for (const instance of this.#instances) {
+      instance.flushNtlb();
+      instance.flushTlb();
+    }
+    this.#cache.flush();
+  }
+
+  async close(): Promise<void> {
+    const memory: AddressSpace = this.#options.memory;
+    memory.setCodeWatcher(undefined);
+    memory.setMappingsWatcher(undefined);
+    this.#vcpus.length = 0;
+    this.#instances.length = 0;
+  }
+}
+
+/** The software VT-x engine: runs anywhere that WebAssembly with SIMD and shared memory does. */
+export function createSoftvtEngine(): Engine {
+  return {
+    name: "softvt",
+    maxVcpus: MAX_VCPUS,
+    hasIrqchip: false,
+    countsInstructions: true,
+    arenaBytes: ARENA_BYTES,
+    supportedCpuid,
+    async probe(): Promise<EngineProbe> {
+      try {
+        await loadEngine();
+        return {
+          usable: true,
+          evidence: "WebAssembly with SIMD and shared memory: the software engine compiles",
+        };
+      } catch (error) {
+        return { usable: false, evidence: `the software engine's module does not compile: ${String(error)}` };
+      }
+    },
+    async createVm(options: EngineVmOptions): Promise<EngineVm> {
+      return new SoftVm(options, await loadEngine());
+    },
+  };
+}

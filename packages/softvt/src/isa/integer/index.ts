@@ -1,0 +1,9 @@
+import "./alu.ts";
+import "./atomic.ts";
+import "./bits.ts";
+import "./branch.ts";
+import "./decimal.ts";
+import "./move.ts";
+import "./muldiv.ts";
+import "./shift.ts";
+import "./string.ts";
