@@ -3,3 +3,6 @@ import "./control.ts";
 import "./arithmetic.ts";
 import "./compare.ts";
 import "./convert.ts";
+import "./horizontal.ts";
+import "./round.ts";
+import "./reciprocal.ts";
