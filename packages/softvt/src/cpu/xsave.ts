@@ -38,9 +38,9 @@ const isCode64 = (f: Builder): I32 => get32(f, Cpu.MODE).and(Mode.CODE_MASK).eq(
 
 /**
  * Copies `bytes` bytes between guest memory at `va` and the stage (`write`: 1 to memory), or raises with
- * nothing copied.
+ * nothing copied. `bytes` is at most STAGE's size.
  */
-const moveArea = fn("moveArea", ["i64", "i32", "i32"], undefined, (f, va, bytes, write) => {
+export const moveArea = fn("moveArea", ["i64", "i32", "i32"], undefined, (f, va, bytes, write) => {
   const tlb = get32(f, Cpu.TLB);
   const access = f.i32(Access.READ).or(write);
   const first = f.let(f.call<I32>(probe, va, access, tlb));

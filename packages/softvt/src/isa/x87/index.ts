@@ -3,3 +3,4 @@ import "./arithmetic.ts";
 import "./transfer.ts";
 import "./compare.ts";
 import "./control.ts";
+import "./environment.ts";
