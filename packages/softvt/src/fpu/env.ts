@@ -31,6 +31,7 @@ export const Env = {
   DAZ: 0x40,
   /** Masks of IE to PE: bits 12:7. */
   MASK_SHIFT: 7,
+  DM: 0x100,
   UM: 0x800,
   OM: 0x400,
   /** Rounding control: bits 14:13. */

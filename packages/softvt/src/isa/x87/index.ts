@@ -4,3 +4,4 @@ import "./transfer.ts";
 import "./compare.ts";
 import "./control.ts";
 import "./environment.ts";
+import "./special.ts";
