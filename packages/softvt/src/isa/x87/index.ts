@@ -5,3 +5,4 @@ import "./compare.ts";
 import "./control.ts";
 import "./environment.ts";
 import "./special.ts";
+import "./transcendental.ts";
