@@ -213,6 +213,12 @@ export const Cpu = {
   /** FXSAVE and XSAVE areas on their way to and from memory: 512 bytes and the XSAVE header. */
   STAGE: take(16, 36),
 
+  /**
+   * Which linear regions have TLB entries that are parts of large pages, a bit each: 4096 bits by the number of
+   * 2 MiB region, 64 bits by that of the 1 GiB region. INVLPG of a part must forget the whole page.
+   */
+  LARGE_2M: take(8, 64),
+  LARGE_1G: take(8),
   /** Cached EPT translations. */
   NTLB: take(8, NTLB_ENTRIES),
   /** Three TLBs, in the order of `TlbMode`. */

@@ -122,6 +122,8 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
     leafValue: f.variable("i64", f.i64(DIRTY)),
   };
   const dirtyable = f.variable("i32", f.i32(0));
+  /** Log2 of the page's size, where it is large. */
+  const pageShift = f.variable("i64", f.i64(0));
   const fault = (cause: number): void => {
     f.call(pageFault, va, access, tlb, f.i32(cause));
     f.return(f.i32(0));
@@ -176,6 +178,7 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
               walk.page.set(value.and(MASK).and(inside.not()).or(va.and(inside).and(~0xfffn)));
               walk.leaf.set(host);
               walk.leafValue.set(value);
+              f.if(large, () => pageShift.set(shift.get()));
               f.break(done);
             });
             f.if(low.and(ACCESSED).eqz().and(host.ne(0)), () =>
@@ -203,6 +206,7 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
             walk.page.set(pde.value.and(0xffc0_0000n).or(high).or(va.and(0x3f_f000)));
             walk.leaf.set(pde.host);
             walk.leafValue.set(pde.value);
+            pageShift.set(f.i64(22));
           },
           () => {
             f.if(low.and(ACCESSED).eqz().and(pde.host.ne(0)), () =>
@@ -299,11 +303,25 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
   f.store("i64.store", entry, canExecute.select(tag, f.i64(TLB_INVALID)), TlbEntry.EXECUTE);
   f.store("i32.store", entry, page.sub(tag.wrap()), TlbEntry.ADDEND);
   f.store("i32.store", entry, page.shrU(12), TlbEntry.PAGE);
+  f.if(pageShift.get().ne(0), () => {
+    f.if(
+      pageShift.get().eq(30),
+      () => set64(f, Cpu.LARGE_1G, get64(f, Cpu.LARGE_1G).or(f.i64(1).shl(va.shrU(30)))),
+      () => {
+        // A 4 MiB page is two 2 MiB regions.
+        const regions = pageShift.get().eq(22).select(f.i64(3), f.i64(1));
+        const first = va.shrU(pageShift.get()).shl(pageShift.get()).shrU(21);
+        const word = f.cpu.add(first.shrU(6).wrap().and(63).shl(3));
+        f.store("i64.store", word, f.load("i64.load", word, Cpu.LARGE_2M).or(regions.shl(first)), Cpu.LARGE_2M);
+      },
+    );
+  });
   f.return(page.or(va.wrap().and(0xfff)));
 });
 
 /** Forgets every translation of this vCPU: CR3, CR0, CR4 and EFER writes, and changes of EPT. */
 export const flushTlb = fn("flushTlb", [], undefined, (f) => {
+  f.fill(f.cpu.add(Cpu.LARGE_2M), f.i32(0), f.i32(65 * 8));
   const entry = f.variable("i32", tlbOf(f, 0));
   const end = f.let(tlbOf(f, 3));
   f.loop((loop) => {
@@ -320,15 +338,17 @@ export const flushNtlb = fn("flushNtlb", [], undefined, (f) => {
   f.fill(f.cpu.add(Cpu.NTLB), f.i32(0), f.i32(NTLB_ENTRIES * 8));
 });
 
-/** Forgets the translation of one page in every access mode (INVLPG). */
+/** Forgets the translation of the page that `va` is in, in every access mode (INVLPG). */
 export const flushPage = fn("flushPage", ["i64"], undefined, (f, va) => {
+  const region = va.shrU(21);
+  const word = f.load("i64.load", f.cpu.add(region.shrU(6).wrap().and(63).shl(3)), Cpu.LARGE_2M);
+  const large = word.shrU(region).or(get64(f, Cpu.LARGE_1G).shrU(va.shrU(30)));
+  f.if(large.wrap().and(1), () => {
+    f.call(flushTlb);
+    f.return();
+  });
   for (let mode = 0; mode < 3; mode++) {
-    const entry = tlbOf(f, mode).add(
-      va
-        .shrU(7)
-        .wrap()
-        .and((TLB_ENTRIES - 1) << 5),
-    );
+    const entry = f.let(tlbOf(f, mode).add(va.shrU(7).wrap().and((TLB_ENTRIES - 1) << 5)));
     for (const tag of [TlbEntry.READ, TlbEntry.WRITE, TlbEntry.EXECUTE])
       f.store("i64.store", entry, f.i64(TLB_INVALID), tag);
   }

@@ -16,6 +16,8 @@ interface Block {
   readonly first: number;
   readonly last: number;
   readonly mode: number;
+  /** The `straddle` micro-op that leads here, if one does. */
+  readonly straddle?: number;
 }
 
 /** What is decoded from one page of the arena. */
@@ -105,14 +107,14 @@ export class CodeCache {
     const eas: string[] = [];
     const { special } = this.#handlers;
     for (;;) {
-      const known = forms.length > 0 ? this.#instructions.get(CodeCache.#key(base + pos, mode)) : undefined;
-      if (known !== undefined) {
-        this.#emitSpecial(special.goto, 0, 0, 0, known);
-        break;
-      }
       if (pos === PAGE_BYTES || forms.length >= MAX_BLOCK) {
         // Going on at `pos` is going on one byte behind pos - 1.
         this.#emitSpecial(special.pageEnd, pos - 1, 1, 0, 0);
+        break;
+      }
+      const known = forms.length > 0 ? this.#instructions.get(CodeCache.#key(base + pos, mode)) : undefined;
+      if (known !== undefined) {
+        this.#emitSpecial(special.goto, pos, 0, 0, known);
         break;
       }
       const decoded = this.#decoder.decode(this.#bytes, base + pos, pos, mode);
@@ -209,9 +211,9 @@ export class CodeCache {
 
   /**
    * The instruction at `host`, which goes on in the page that holds arena address `next`: its micro-op,
-   * followed by a look-up of what comes behind it.
+   * followed by a look-up of what comes behind it. The `straddle` micro-op at `uop` will remember it.
    */
-  decodeStraddling(host: number, next: number, mode: number): number {
+  decodeStraddling(host: number, next: number, mode: number, uop: number): number {
     const pos = host & (PAGE_BYTES - 1);
     const rest = PAGE_BYTES - pos;
     const nextPage = next >>> 12;
@@ -220,7 +222,7 @@ export class CodeCache {
     if (this.#next + 4 * UOP_BYTES > UOPS + UOPS_BYTES) this.flush();
     const first = this.#next;
     this.#emitOne(this.#scratch, 0, pos, mode);
-    const block = { first, last: this.#next, mode };
+    const block = { first, last: this.#next, mode, straddle: uop };
     this.#register(host >>> 12, { ...block, start: pos, end: PAGE_BYTES });
     this.#register(nextPage, { ...block, start: 0, end: 15 - rest + 1 });
     return first;
@@ -279,6 +281,8 @@ export class CodeCache {
 
   #forget(page: number, block: Block): void {
     const { stale } = this.#handlers.special;
+    // The straddling micro-op is to find out anew what it leads to.
+    if (block.straddle !== undefined) this.#i32[(block.straddle >> 2) + 2] = -1;
     for (let at = block.first; at < block.last; at += UOP_BYTES) {
       const pos = this.#u16[(at >> 1) + 1]! & 0xfff;
       const host = page * PAGE_BYTES + pos;
