@@ -83,6 +83,15 @@ export const Cpu = {
   /** i32 each: selectors of FIP and FDP (outside 64-bit mode). */
   FCS: take(4),
   FDS: take(4),
+  /** i32: exceptions of the floating-point operation under way, at FSW's positions (fpu/env.ts). */
+  FP_FLAGS: take(4),
+  /**
+   * i32 each: the vector that SSE, MMX and x87 instructions have to raise before anything else, or 0.
+   * They follow from CR0.EM, CR0.TS and CR4.OSFXSR: `updateSse` (cpu/sse-state.ts) after each change.
+   */
+  SSE_OFF: take(4),
+  MMX_OFF: take(4),
+  X87_OFF: take(4),
 
   /** Lazy flags: i32 kind (see cpu/flags.ts), operand and result shifted to the top of 64 bits. */
   FLAG_KIND: take(4),

@@ -48,6 +48,9 @@ export const probe = fn("probe", ["i64", "i32", "i32"], "i32", (f, va, access, t
 export const wrapLinear = (f: Builder, va: I64): I64 =>
   get32(f, Cpu.MODE).and(Mode.CODE_MASK).eq(Mode.CODE64).select(va, va.and(0xffff_ffffn));
 
+/** Where the second page of an access that crosses starts: a fault there reports this address. */
+const secondPage = (f: Builder, va: I64, bytes: number): I64 => wrapLinear(f, va.add(bytes - 1)).and(~0xfffn);
+
 const crosses = (va: I64, bytes: number): I32 =>
   va
     .wrap()
@@ -147,8 +150,8 @@ for (const bits of [8, 16, 32, 64]) {
       if (bytes > 1)
         f.if(crosses(va, bytes), () => {
           // Both pages must allow the write before a byte is stored.
-          for (const part of [0, bytes - 1])
-            f.if(f.call(probe, wrapLinear(f, va.add(part)), access, tlb).eqz(), () => f.return());
+          for (const at of [va, secondPage(f, va, bytes)])
+            f.if(f.call(probe, at, access, tlb).eqz(), () => f.return());
           for (let i = 0; i < bytes; i++) {
             f.call(writeSlow[8]!, wrapLinear(f, va.add(i)), value.shrU(8 * i).and(0xff), access, tlb);
             f.if(get32(f, Cpu.EVENT), () => f.return());
@@ -180,8 +183,8 @@ const writeSlow128 = fn(
   undefined,
   (f, va, value, access, tlb) => {
     f.if(crosses(va, 16), () => {
-      for (const part of [0, 15])
-        f.if(f.call(probe, wrapLinear(f, va.add(part)), access, tlb).eqz(), () => f.return());
+      for (const at of [va, secondPage(f, va, 16)])
+        f.if(f.call(probe, at, access, tlb).eqz(), () => f.return());
     });
     f.call(writeSlow[64]!, va, f.op<I64>("i64x2.extract_lane", [value], [0]), access, tlb);
     f.if(get32(f, Cpu.EVENT), () => f.return());
@@ -204,8 +207,8 @@ const rmwBegin = fn("rmwBegin", ["i64", "i32", "i32", "i32"], "i32", (f, va, byt
   f.if(host.eqz(), () => f.return(host));
   const cross = va.wrap().and(0xfff).add(bytes).gtU(4096);
   f.if(cross, () => {
-    const last = wrapLinear(f, va.add(bytes.sub(1).u64()));
-    f.if(f.call(probe, last, access.or(Access.WRITE), tlb).eqz(), () => f.return(f.i32(0)));
+    const second = wrapLinear(f, va.add(0x1000)).and(~0xfffn);
+    f.if(f.call(probe, second, access.or(Access.WRITE), tlb).eqz(), () => f.return(f.i32(0)));
   });
   f.if(cross.or(host.eq(1)).eqz(), () => {
     const flags = f.load("i32.load8_u", get32(f, Cpu.PAGE_FLAGS).add(host.shrU(12)));

@@ -438,9 +438,10 @@ export class Decoder {
     const indexed = out.c !== Cpu.ZERO;
     if (long) {
       if (addressSize !== 64) return;
-      if (seg >= FS_OVERRIDE) {
-        // FS and GS have a base: it takes the place of the index where there is none.
-        if (indexed) return;
+      if (seg >= FS_OVERRIDE && out.form!.spec.name !== "LEA") {
+        // FS and GS have a base: it takes the place of the index where there is none, if the form has a
+        // handler that adds no base of its own.
+        if (indexed || out.form!.handlers.index64 === undefined) return;
         out.c = Cpu.SEG_BASE + seg * 8;
         out.d &= ~3;
         out.ea = "index64";

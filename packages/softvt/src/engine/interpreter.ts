@@ -325,7 +325,7 @@ function endCase(code: Code, how: Ending, base: number, value: (node: Node) => v
     case "lookup":
       value(how.rip);
       code.set(Local.RIP);
-      account(how.kind === "branch" ? 16 : 0);
+      account(how.kind === "branch" ? 16 * (how.slots ?? 1) : 0);
       code.set(Local.LEFT);
       code.br(base + LOOKUP);
       return;

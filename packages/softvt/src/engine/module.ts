@@ -1,7 +1,7 @@
 import "../isa/index.ts";
+import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
 import { updateMode } from "../cpu/mode.ts";
 import { dropWriteTags, flushNtlb, flushTlb } from "../cpu/paging.ts";
-import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
 import { buildHandlers, type HandlerTable } from "../isa/handlers.ts";
 import { generateModule } from "./interpreter.ts";
 

@@ -1,5 +1,13 @@
-import { cpuidFeature, type CpuidTable, type Engine, type EngineProbe, type EngineVcpu, type EngineVm, type EngineVmOptions } from "@skep/vcpu";
 import type { AddressSpace } from "@skep/memory";
+import {
+  type CpuidTable,
+  cpuidFeature,
+  type Engine,
+  type EngineProbe,
+  type EngineVcpu,
+  type EngineVm,
+  type EngineVmOptions,
+} from "@skep/vcpu";
 import { ARENA_BYTES, Cpu, MAX_VCPUS, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
 import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
 import { CodeCache } from "./code-cache.ts";
@@ -156,7 +164,10 @@ export function createSoftvtEngine(): Engine {
     async probe(): Promise<EngineProbe> {
       try {
         await loadEngine();
-        return { usable: true, evidence: "WebAssembly with SIMD and shared memory: the software engine compiles" };
+        return {
+          usable: true,
+          evidence: "WebAssembly with SIMD and shared memory: the software engine compiles",
+        };
       } catch (error) {
         return { usable: false, evidence: `the software engine's module does not compile: ${String(error)}` };
       }

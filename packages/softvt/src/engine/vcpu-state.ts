@@ -132,7 +132,8 @@ export function saveVcpu(cpu: CpuView, flags: number): VcpuStateV1 {
       movSs: (shadow & 2) !== 0,
       nmiBlocked: cpu.get32(Cpu.NMI_BLOCKED) !== 0,
     },
-    pendingEvent: inject === 0 ? undefined : { kind: "interrupt", vector: inject & 0xff, errorCode: undefined },
+    pendingEvent:
+      inject === 0 ? undefined : { kind: "interrupt", vector: inject & 0xff, errorCode: undefined },
     pendingNmi: cpu.get32(Cpu.NMI_PENDING) !== 0,
     tscOffset: cpu.get64(Cpu.TSC_OFFSET),
     instructions: cpu.get64(Cpu.ICOUNT),
@@ -255,7 +256,8 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
     // SS.DPL is the privilege level (SDM Vol. 3C sec. 25.4.1); virtual-8086 mode runs at 3.
     const dpl = (cpu.get32(Cpu.SEG_ACCESS + 4 * Seg.SS) >> 5) & 3;
     cpu.set32(Cpu.CPL, (rflags & 0x2_0000) !== 0 ? 3 : (cpu.getU32(Cpu.CR0) & 1) === 0 ? 0 : dpl);
-    for (const field of [Cpu.REPLAY_COUNT, Cpu.REPLAY_NEXT, Cpu.SYNCED, Cpu.LINK, Cpu.EVENT]) cpu.set32(field, 0);
+    for (const field of [Cpu.REPLAY_COUNT, Cpu.REPLAY_NEXT, Cpu.SYNCED, Cpu.LINK, Cpu.EVENT])
+      cpu.set32(field, 0);
   });
   return (cpu) => {
     for (const write of writes) write(cpu);

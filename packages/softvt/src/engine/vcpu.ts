@@ -9,7 +9,7 @@ import {
 import { Cpu, Event } from "../cpu/layout.ts";
 import { Slot } from "../cpu/slots.ts";
 import type { EngineExports } from "./module.ts";
-import { CpuView, prepareRestore, saveVcpu } from "./vcpu-state.ts";
+import { type CpuView, prepareRestore, saveVcpu } from "./vcpu-state.ts";
 
 const ACTIVITY_ACTIVE = 0;
 const ACTIVITY_WAIT_FOR_SIPI = 2;

@@ -88,7 +88,7 @@ export type Stmt =
 export type Ending =
   | { readonly kind: "next" | "skip" | "leave" }
   | { readonly kind: "jump"; readonly link: Node; readonly rip: Node; readonly slots?: 1 | 2 }
-  | { readonly kind: "branch" | "lookup"; readonly rip: Node }
+  | { readonly kind: "branch" | "lookup"; readonly rip: Node; readonly slots?: 1 | 2 }
   | { readonly kind: "goto"; readonly to: Node }
   /** In the dispatcher itself only: go to one of its parts. */
   | { readonly kind: "part"; readonly part: "slow" | "lookup" | "dispatch" | "exit" };
@@ -115,7 +115,7 @@ export function mapEnding(how: Ending, node: (n: Node) => Node): Ending {
       return { ...how, link: node(how.link), rip: node(how.rip) };
     case "branch":
     case "lookup":
-      return { kind: how.kind, rip: node(how.rip) };
+      return { ...how, rip: node(how.rip) };
     case "goto":
       return { kind: "goto", to: node(how.to) };
     default:

@@ -62,7 +62,8 @@ export function fuse(variant: Variant, cc: number): { stmts: Stmt[]; temps: numb
     const target = c.load("i32.load", c.uop, 24);
     const rip = get64(c, Cpu.RIP_BASE).add(target.s64());
     // The branch is the instruction behind this one: it is counted as if control had come from its slot.
-    c.end({ kind: "jump", link: c.uop.add(28).node, rip: rip.node, slots: 2 });
+    c.if(target.ltU(4096), () => c.end({ kind: "jump", link: c.uop.add(28).node, rip: rip.node, slots: 2 }));
+    c.end({ kind: "branch", rip: rip.node, slots: 2 });
   });
   c.end({ kind: "skip" });
   return { stmts: c.stmts, temps: c.tempCount };

@@ -38,6 +38,7 @@ export const formIndex = (opsize: number, memory: boolean): number => (opsize >>
 /** Operand sizes that an instruction is described for. */
 export function sizesOf(spec: InsnSpec): readonly number[] {
   if (spec.sizes !== undefined) return spec.sizes;
+  if (spec.size64 !== undefined) return [16, 32, 64];
   return spec.operands.some((o) => o.size === "v" || o.size === "z" || o.size === "y") ? [16, 32, 64] : [32];
 }
 

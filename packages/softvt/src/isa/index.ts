@@ -1,2 +1,3 @@
 import "./integer/index.ts";
+import "./sse/index.ts";
 import "./system/index.ts";

@@ -67,7 +67,7 @@ for (const [opcode, operands] of [
     c.if(old.ne(accumulator), () => c.writeGpr(Gpr.RAX, bits, old));
   });
 
-insn("CMPXCHG8B", "0F C7 /1", "M", { lock: true, sizes: [16, 32] }, (c) => exchangePair(c, 32));
+insn("CMPXCHG8B", "W0 0F C7 /1", "M", { lock: true, sizes: [16, 32] }, (c) => exchangePair(c, 32));
 insn("CMPXCHG16B", "W1 0F C7 /1", "M", { lock: true, sizes: [64], mode: "only64", feature: "cx16" }, (c) =>
   exchangePair(c, 64),
 );

@@ -1,5 +1,6 @@
 import { EA_SEGMENT_SHIFT, effectiveAddress } from "../../cpu/address.ts";
 import { arithmeticFlags } from "../../cpu/flags.ts";
+import { Seg } from "../../cpu/layout.ts";
 import { modifyMemory, readMemory } from "../../cpu/memory.ts";
 import type { I32, I64 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
@@ -46,7 +47,7 @@ Object.entries(BIT_OPS).forEach(([name, change], i) => {
     const offset = effectiveAddress(c, c.variant.ea).add(word).and(mask);
     const seg = c.field("d").shrU(EA_SEGMENT_SHIFT).and(7);
     const va = c.segmented(seg, offset, bits, change !== undefined);
-    const options = { onEvent: () => c.leave() };
+    const options = { onEvent: () => c.leave(), stack: seg.eq(Seg.SS) };
     let old: I64 = raw;
     if (change === undefined) old = readMemory(c, bits, va, options);
     else

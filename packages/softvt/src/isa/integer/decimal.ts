@@ -1,11 +1,11 @@
 import { arithmeticFlags } from "../../cpu/flags.ts";
-import { Gpr } from "../../cpu/layout.ts";
-import { Vector } from "../../cpu/state.ts";
+import { Cpu, Gpr } from "../../cpu/layout.ts";
+import { get32, RFLAGS, set32, Vector } from "../../cpu/state.ts";
 import type { I32 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
 
-/** Decimal adjustments and BOUND: gone in 64-bit mode (SDM Vol. 1 sec. 7.3.3, Vol. 2 of each). */
+/** Decimal adjustments and BOUND, gone in 64-bit mode (SDM Vol. 1 sec. 7.3.3), and flag control. */
 
 const CF = 1;
 const AF = 0x10;
@@ -72,3 +72,6 @@ const flag = (name: string, opcode: string, change: (flags: I32) => I32): void =
 flag("CMC", "F5", (f) => f.xor(CF));
 flag("CLC", "F8", (f) => f.and(~CF));
 flag("STC", "F9", (f) => f.or(CF));
+
+insn("CLD", "FC", "", {}, (c) => set32(c, Cpu.RFLAGS, get32(c, Cpu.RFLAGS).and(~RFLAGS.DF)));
+insn("STD", "FD", "", {}, (c) => set32(c, Cpu.RFLAGS, get32(c, Cpu.RFLAGS).or(RFLAGS.DF)));

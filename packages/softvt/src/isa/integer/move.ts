@@ -175,37 +175,31 @@ insn("POP", "8F /0", "Ev=", { size64: "d64" }, (c) => {
   );
 });
 
-for (const bits of [16, 32]) {
-  const sizes = [bits] as unknown as readonly (16 | 32 | 64)[];
-  insn("PUSHA", "60", "", { mode: "no64", sizes }, (c) => {
-    const mask = c.let(stackMask(c));
-    const rsp = get64(c, Cpu.GPR + 8 * Gpr.RSP);
-    const base = rsp.sub(bits).and(mask);
-    for (let i = 0; i < 8; i++) {
-      const to = base.add((7 - i) * (bits / 8)).and(mask);
-      c.writeAt(
-        bits,
-        c.segmented(c.i32(Seg.SS), to, bits, true),
-        i === Gpr.RSP ? rsp : c.readGpr(i, 64),
-        true,
-      );
-    }
-    c.writeGpr(Gpr.RSP, 64, rsp.and(mask.not()).or(base));
+insn("PUSHA", "60", "", { mode: "no64", sizes: [16, 32] }, (c) => {
+  const bits = c.opsize;
+  const mask = c.let(stackMask(c));
+  const rsp = get64(c, Cpu.GPR + 8 * Gpr.RSP);
+  const base = c.let(rsp.sub(bits).and(mask));
+  for (let i = 0; i < 8; i++) {
+    const to = base.add((7 - i) * (bits / 8)).and(mask);
+    c.writeAt(bits, c.segmented(c.i32(Seg.SS), to, bits, true), i === Gpr.RSP ? rsp : c.readGpr(i, 64), true);
+  }
+  c.writeGpr(Gpr.RSP, 64, rsp.and(mask.not()).or(base));
+});
+insn("POPA", "61", "", { mode: "no64", sizes: [16, 32] }, (c) => {
+  const bits = c.opsize;
+  const mask = c.let(stackMask(c));
+  const rsp = get64(c, Cpu.GPR + 8 * Gpr.RSP);
+  const values: I64[] = [];
+  for (let i = 0; i < 8; i++) {
+    const from = rsp.add((7 - i) * (bits / 8)).and(mask);
+    values.push(c.readAt(bits, c.segmented(c.i32(Seg.SS), from, bits, false), true));
+  }
+  values.forEach((value, i) => {
+    if (i !== Gpr.RSP) c.writeGpr(i, bits, value);
   });
-  insn("POPA", "61", "", { mode: "no64", sizes }, (c) => {
-    const mask = c.let(stackMask(c));
-    const rsp = get64(c, Cpu.GPR + 8 * Gpr.RSP);
-    const values: I64[] = [];
-    for (let i = 0; i < 8; i++) {
-      const from = rsp.add((7 - i) * (bits / 8)).and(mask);
-      values.push(c.readAt(bits, c.segmented(c.i32(Seg.SS), from, bits, false), true));
-    }
-    values.forEach((value, i) => {
-      if (i !== Gpr.RSP) c.writeGpr(i, bits, value);
-    });
-    c.writeGpr(Gpr.RSP, 64, rsp.and(mask.not()).or(rsp.add(bits).and(mask)));
-  });
-}
+  c.writeGpr(Gpr.RSP, 64, rsp.and(mask.not()).or(rsp.add(bits).and(mask)));
+});
 
 insn("LAHF", "9F", "", {}, (c) => {
   const flags = c.call<I32>(arithmeticFlags);

@@ -240,8 +240,8 @@ for (const [name, bits, opcode] of [
     const width = bits === 8 ? 8 : c.opsize;
     const s = context(c, width);
     comparing(c, s, width, () => {
-      const a = c.readAt(width, sourceAddress(c, s, width));
       const b = c.readAt(width, targetAddress(c, s, width, false));
+      const a = c.readAt(width, sourceAddress(c, s, width));
       advance(c, s, Gpr.RSI);
       advance(c, s, Gpr.RDI);
       return [a, b];

@@ -1,0 +1,159 @@
+import { Cpu } from "../../cpu/layout.ts";
+import { get32 } from "../../cpu/state.ts";
+import { ARITHMETIC, type Arithmetic } from "../../fpu/arithmetic.ts";
+import { type Builder, fn, type I32, type I64, type V128 } from "../../ir/builder.ts";
+import type { Fn } from "../../ir/ir.ts";
+import type { Insn } from "../insn.ts";
+import { insn } from "../registry.ts";
+import { beginSse, endSse, isPlain, sseCheck } from "../sse-common.ts";
+import {
+  anyTrue,
+  DOUBLE,
+  extract,
+  isFinite,
+  isSafeResult,
+  type Lane,
+  native,
+  notDenormal,
+  packedBad,
+  packedUnsafe,
+  replace,
+  SINGLE,
+  storeScalar,
+} from "./native.ts";
+
+/** Wraps a soft-float function of one or two scalars and env as an operation of its own, exceptions raised. */
+export const exactScalar = (name: string, soft: Fn, count: number): Fn =>
+  fn(name, Array.from({ length: count }, () => "i64" as const), "i64", (f, ...args) => {
+    const env = beginSse(f);
+    const value = f.call<I64>(soft, ...(args as I64[]), env);
+    f.call(endSse);
+    f.return(value);
+  });
+
+/** The same on every lane of vectors. */
+export const exactPacked = (name: string, lane: Lane, soft: Fn, count: number): Fn =>
+  fn(name, Array.from({ length: count }, () => "v128" as const), "v128", (f, ...args) => {
+    const env = beginSse(f);
+    let value: V128 = f.v128(0n);
+    for (let i = 0; i < lane.count; i++) {
+      const operands = args.map((arg) => extract(f, lane, arg as V128, i));
+      value = f.let(replace(f, lane, value, i, f.call<I64>(soft, ...operands, env)));
+    }
+    f.call(endSse);
+    f.return(value);
+  });
+
+/**
+ * Native result or exact function: `fast` where nothing but PE can have come up. Both sides leave the result in
+ * the variable.
+ */
+export function choose<T extends "i64" | "v128">(
+  c: Insn,
+  type: T,
+  fast: I32,
+  quick: T extends "i64" ? I64 : V128,
+  exact: () => T extends "i64" ? I64 : V128,
+): T extends "i64" ? I64 : V128 {
+  type Result = T extends "i64" ? I64 : V128;
+  const result = c.variable(type, quick as never);
+  c.if(
+    fast.eqz(),
+    () => {
+      result.set(exact() as never);
+      c.leaveOnEvent();
+    },
+    undefined,
+    false,
+  );
+  return result.get() as unknown as Result;
+}
+
+interface Operation {
+  readonly name: string;
+  readonly opcode: string;
+  readonly soft: keyof Arithmetic;
+  readonly native: string;
+  /** A zero or denormal result may hide an underflow. */
+  readonly underflows: boolean;
+}
+
+const OPERATIONS: readonly Operation[] = [
+  { name: "ADD", opcode: "58", soft: "add", native: "add", underflows: false },
+  { name: "MUL", opcode: "59", soft: "multiply", native: "mul", underflows: true },
+  { name: "SUB", opcode: "5C", soft: "subtract", native: "sub", underflows: false },
+  { name: "DIV", opcode: "5E", soft: "divide", native: "div", underflows: true },
+];
+
+/** Sums of denormals are exact: only operands count there (SDM Vol. 1 sec. 4.9.1.5: masked UE means inexact). */
+function scalarFast(f: Builder, lane: Lane, operation: Operation, a: I64, b: I64, result: I64): I32 {
+  const good = operation.underflows ? isSafeResult(lane, result) : isFinite(lane, result);
+  return isPlain(get32(f, Cpu.MXCSR)).and(good).and(notDenormal(lane, a)).and(notDenormal(lane, b));
+}
+
+function packedFast(f: Builder, lane: Lane, operation: Operation, a: V128, b: V128, result: V128): I32 {
+  const unsafe = packedUnsafe(f, lane, result, operation.underflows);
+  const bad = anyTrue(f, f.op("v128.or", [unsafe, packedBad(f, lane, [a, b])]));
+  return isPlain(get32(f, Cpu.MXCSR)).and(bad.eqz());
+}
+
+for (const [lane, scalarPrefix, packedPrefix, feature] of [
+  [SINGLE, "F3", "NP", "sse"],
+  [DOUBLE, "F2", "66", "sse2"],
+] as const) {
+  const suffix = lane === SINGLE ? "S" : "D";
+  const size = lane === SINGLE ? "d" : "q";
+  const soft = ARITHMETIC[lane.name];
+  for (const operation of OPERATIONS) {
+    const scalar = exactScalar(`${operation.name}S${suffix}_exact`, soft[operation.soft], 2);
+    const packed = exactPacked(`${operation.name}P${suffix}_exact`, lane, soft[operation.soft], 2);
+    insn(
+      `${operation.name}S${suffix}`,
+      `${scalarPrefix} 0F ${operation.opcode}`,
+      `V${size}+,W${size}`,
+      { feature },
+      (c) => {
+        sseCheck(c);
+        const a = c.read(0);
+        const b = c.read(1);
+        const quick = c.let(native(c, lane, operation.native, a, b));
+        const fast = scalarFast(c, lane, operation, a, b, quick);
+        storeScalar(c, lane, choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)));
+      },
+    );
+    insn(
+      `${operation.name}P${suffix}`,
+      `${packedPrefix} 0F ${operation.opcode}`,
+      "Vx+,Wx",
+      { feature },
+      (c) => {
+        sseCheck(c);
+        const b = c.readVector(1);
+        const a = c.readVector(0);
+        const quick = c.let(c.op(`${lane.shape}.${operation.native}`, [a, b]));
+        const fast = packedFast(c, lane, operation, a, b, quick);
+        c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)));
+      },
+    );
+  }
+
+  const scalar = exactScalar(`SQRTS${suffix}_exact`, soft.sqrt, 1);
+  const packed = exactPacked(`SQRTP${suffix}_exact`, lane, soft.sqrt, 1);
+  insn(`SQRTS${suffix}`, `${scalarPrefix} 0F 51`, `V${size}=,W${size}`, { feature }, (c) => {
+    sseCheck(c);
+    const a = c.read(1);
+    const quick = c.let(native(c, lane, "sqrt", a));
+    // A normal root means an operand that is neither negative nor special; denormal ones have normal roots.
+    const fast = isPlain(get32(c, Cpu.MXCSR)).and(isSafeResult(lane, quick)).and(notDenormal(lane, a));
+    storeScalar(c, lane, choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a)));
+  });
+  insn(`SQRTP${suffix}`, `${packedPrefix} 0F 51`, "Vx=,Wx", { feature }, (c) => {
+    sseCheck(c);
+    const a = c.readVector(1);
+    const quick = c.let(c.op(`${lane.shape}.sqrt`, [a]));
+    const unsafe = packedUnsafe(c, lane, quick, true);
+    const bad = anyTrue(c, c.op("v128.or", [unsafe, packedBad(c, lane, [a])]));
+    const fast = isPlain(get32(c, Cpu.MXCSR)).and(bad.eqz());
+    c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a)));
+  });
+}

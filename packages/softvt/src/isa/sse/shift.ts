@@ -1,0 +1,61 @@
+import type { Builder, I32, V128 } from "../../ir/builder.ts";
+import type { Insn } from "../insn.ts";
+import { both, imm8, low64, mmx, sse, writeMmx } from "./define.ts";
+import { atMost, bytesDown, bytesUp } from "./permute.ts";
+
+/**
+ * Packed shifts (SDM Vol. 2B, PSLLW and on). WebAssembly takes counts modulo the lane, the processor does
+ * not: a count of the lane's width or more gives zeros, or copies of the sign.
+ */
+type Shift = (c: Builder, x: V128, count: I32) => V128;
+
+const logical =
+  (op: string, bits: number): Shift =>
+  (c, x, count) =>
+    count.geU(bits).select(c.v128(0n), c.op(op, [x, count]));
+const arithmetic =
+  (op: string, bits: number): Shift =>
+  (c, x, count) =>
+    c.op(op, [x, atMost(count, bits - 1)]);
+
+/** A 64-bit count as 32 bits that are as great as any shift makes a difference for. */
+const countOf = (c: Insn): I32 => {
+  const count = c.read(1);
+  return count.gtU(255).select(c.i32(255), count.wrap());
+};
+
+// Opcode for a count in a register, opcode and digit for an immediate.
+for (const [name, byRegister, byImmediate, shift] of [
+  ["PSRLW", "D1", "71 /2", logical("i16x8.shr_u", 16)],
+  ["PSRLD", "D2", "72 /2", logical("i32x4.shr_u", 32)],
+  ["PSRLQ", "D3", "73 /2", logical("i64x2.shr_u", 64)],
+  ["PSRAW", "E1", "71 /4", arithmetic("i16x8.shr_s", 16)],
+  ["PSRAD", "E2", "72 /4", arithmetic("i32x4.shr_s", 32)],
+  ["PSLLW", "F1", "71 /6", logical("i16x8.shl", 16)],
+  ["PSLLD", "F2", "72 /6", logical("i32x4.shl", 32)],
+  ["PSLLQ", "F3", "73 /6", logical("i64x2.shl", 64)],
+] as const) {
+  sse(name, `66 0F ${byRegister}`, "Vx+,Wx", "sse2", (c) => {
+    const src = c.readVector(1);
+    const wide = low64(c, src);
+    const count = wide.gtU(255).select(c.i32(255), wide.wrap());
+    c.writeVector(0, shift(c, c.readVector(0), count));
+  });
+  sse(name, `66 0F ${byImmediate}`, "Ux+,Ib", "sse2", (c) =>
+    c.writeVector(0, shift(c, c.readVector(0), imm8(c))),
+  );
+  mmx(name, `NP 0F ${byRegister}`, "Pq+,Qq", "mmx", (c) => {
+    const count = countOf(c);
+    writeMmx(c, "a", low64(c, shift(c, both(c, c.read(0)), count)));
+  });
+  mmx(name, `NP 0F ${byImmediate}`, "Nq+,Ib", "mmx", (c) =>
+    writeMmx(c, "b", low64(c, shift(c, both(c, c.read(0)), imm8(c)))),
+  );
+}
+
+sse("PSRLDQ", "66 0F 73 /3", "Ux+,Ib", "sse2", (c) =>
+  c.writeVector(0, bytesDown(c, c.readVector(0), atMost(imm8(c), 16))),
+);
+sse("PSLLDQ", "66 0F 73 /7", "Ux+,Ib", "sse2", (c) =>
+  c.writeVector(0, bytesUp(c, c.readVector(0), atMost(imm8(c), 16))),
+);
