@@ -1,3 +1,4 @@
+import { updateSse } from "./sse-state.ts";
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { Cpu, Seg } from "./layout.ts";
 import { accessOf, updateMode } from "./mode.ts";
@@ -69,6 +70,7 @@ export const writeCr0 = fn("writeCr0", ["i64"], undefined, (f, value) => {
     returnOnEvent(f);
   });
   set64(f, Cpu.CR0, now.u64());
+  f.call(updateSse);
   f.if(toLong, () => set64(f, Cpu.EFER, get64(f, Cpu.EFER).or(EFER.LMA)));
   f.if(stops, () => set64(f, Cpu.EFER, get64(f, Cpu.EFER).and(~BigInt(EFER.LMA))));
   f.if(changed.and(CR0.PE | CR0.WP | CR0.PG).ne(0), () => {
@@ -109,6 +111,7 @@ export const writeCr4 = fn("writeCr4", ["i64"], undefined, (f, value) => {
     returnOnEvent(f);
   });
   set64(f, Cpu.CR4, value);
+  f.call(updateSse);
   f.if(changed.and(CR4.PAE | CR4.PGE | CR4.PSE | CR4.PCIDE | CR4.SMEP | CR4.SMAP).ne(0), () => {
     f.call(flushTlb);
     f.call(updateMode);

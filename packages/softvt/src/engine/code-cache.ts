@@ -16,6 +16,8 @@ interface Block {
   readonly first: number;
   readonly last: number;
   readonly mode: number;
+  /** The `straddle` micro-op that leads here, if one does. */
+  readonly straddle?: number;
 }
 
 /** What is decoded from one page of the arena. */
@@ -209,9 +211,9 @@ export class CodeCache {
 
   /**
    * The instruction at `host`, which goes on in the page that holds arena address `next`: its micro-op,
-   * followed by a look-up of what comes behind it.
+   * followed by a look-up of what comes behind it. The `straddle` micro-op at `uop` will remember it.
    */
-  decodeStraddling(host: number, next: number, mode: number): number {
+  decodeStraddling(host: number, next: number, mode: number, uop: number): number {
     const pos = host & (PAGE_BYTES - 1);
     const rest = PAGE_BYTES - pos;
     const nextPage = next >>> 12;
@@ -220,7 +222,7 @@ export class CodeCache {
     if (this.#next + 4 * UOP_BYTES > UOPS + UOPS_BYTES) this.flush();
     const first = this.#next;
     this.#emitOne(this.#scratch, 0, pos, mode);
-    const block = { first, last: this.#next, mode };
+    const block = { first, last: this.#next, mode, straddle: uop };
     this.#register(host >>> 12, { ...block, start: pos, end: PAGE_BYTES });
     this.#register(nextPage, { ...block, start: 0, end: 15 - rest + 1 });
     return first;
@@ -279,6 +281,8 @@ export class CodeCache {
 
   #forget(page: number, block: Block): void {
     const { stale } = this.#handlers.special;
+    // The straddling micro-op is to find out anew what it leads to.
+    if (block.straddle !== undefined) this.#i32[(block.straddle >> 2) + 2] = -1;
     for (let at = block.first; at < block.last; at += UOP_BYTES) {
       const pos = this.#u16[(at >> 1) + 1]! & 0xfff;
       const host = page * PAGE_BYTES + pos;

@@ -1,4 +1,5 @@
 import "../isa/index.ts";
+import { updateSse } from "../cpu/sse-state.ts";
 import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
 import { updateMode } from "../cpu/mode.ts";
 import { dropWriteTags, flushNtlb, flushTlb } from "../cpu/paging.ts";
@@ -13,6 +14,7 @@ export interface EngineExports {
   flushNtlb(): void;
   dropWriteTags(page: number): void;
   updateMode(): void;
+  updateSse(): void;
   arithmeticFlags(): number;
   writeFlags(flags: number): void;
 }
@@ -22,7 +24,7 @@ export interface EngineCode {
   readonly module: WebAssembly.Module;
 }
 
-const EXPORTED = [flushTlb, flushNtlb, dropWriteTags, updateMode, arithmeticFlags, writeFlags];
+const EXPORTED = [updateSse, flushTlb, flushNtlb, dropWriteTags, updateMode, arithmeticFlags, writeFlags];
 
 /** The module's bytes, generated from the descriptions. About a second's work: builds do it ahead of time. */
 export function generateEngine(): { handlers: HandlerTable; bytes: Uint8Array<ArrayBuffer> } {

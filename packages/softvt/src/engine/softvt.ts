@@ -115,8 +115,8 @@ class SoftVm implements EngineVm {
       memory: arena.memory,
       cpu: new WebAssembly.Global({ value: "i32", mutable: false }, base),
       decode: (host: number, mode: number) => cache.decode(host >>> 0, mode),
-      decodeStraddling: (host: number, next: number, mode: number) =>
-        cache.decodeStraddling(host >>> 0, next >>> 0, mode),
+      decodeStraddling: (host: number, next: number, mode: number, uop: number) =>
+        cache.decodeStraddling(host >>> 0, next >>> 0, mode, uop >>> 0),
       decodeStep: (host: number, mode: number) => cache.decodeStep(host >>> 0, mode),
       codeWritten: (host: number, length: number) => cache.written(host >>> 0, length),
       random: () => {

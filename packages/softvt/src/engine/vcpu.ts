@@ -229,6 +229,7 @@ export class SoftVcpu implements EngineVcpu {
     this.#exports.writeFlags(rflags);
     this.#exports.flushTlb();
     this.#exports.flushNtlb();
+    this.#exports.updateSse();
     this.#exports.updateMode();
   }
 

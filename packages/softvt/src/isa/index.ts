@@ -1,3 +1,4 @@
 import "./integer/index.ts";
 import "./sse/index.ts";
+import "./sse-float/index.ts";
 import "./system/index.ts";

@@ -8,8 +8,8 @@ import type { Stmt } from "../ir/ir.ts";
 /** Micro-ops that stand for no instruction, placed by the decoder. */
 export type SpecialName = "stale" | "pageEnd" | "goto" | "straddle" | "undefined" | "tooLong";
 
-/** Decodes the instruction at arena address (first page) that goes on in arena page (second), in a mode. */
-export const decodeStraddling = hostFn("decodeStraddling", ["i32", "i32", "i32"], "i32");
+/** Decodes the instruction at an arena address that goes on at another, in a mode, for the micro-op at the last. */
+export const decodeStraddling = hostFn("decodeStraddling", ["i32", "i32", "i32", "i32"], "i32");
 
 function record(describe: (f: Builder) => void): () => { stmts: Stmt[]; temps: number } {
   return () => {
@@ -50,7 +50,7 @@ export const SPECIAL: Record<SpecialName, () => { stmts: Stmt[]; temps: number }
       f.end({ kind: "leave" });
     });
     f.if(f.field("imm").eq(next), () => f.end({ kind: "goto", to: f.field("imm2").node }));
-    const uop = f.call<I32>(decodeStraddling, first, next, get32(f, Cpu.MODE));
+    const uop = f.call<I32>(decodeStraddling, first, next, get32(f, Cpu.MODE), f.uop);
     f.store("i32.store", f.uop, next, 8);
     f.store("i32.store", f.uop, uop, 12);
     f.end({ kind: "goto", to: uop.node });

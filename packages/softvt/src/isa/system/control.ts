@@ -1,3 +1,4 @@
+import { updateSse } from "../../cpu/sse-state.ts";
 import { writeCr0, writeCr3, writeCr4, writeXcr0 } from "../../cpu/control.ts";
 import { Cpu, Event } from "../../cpu/layout.ts";
 import { replayed } from "../../cpu/memory.ts";
@@ -98,6 +99,7 @@ insn("LMSW", "0F 01 /6", "Ew", { ends: true }, (c) => {
 insn("CLTS", "0F 06", "", { ends: true }, (c) => {
   c.requireCpl0();
   set64(c, Cpu.CR0, get64(c, Cpu.CR0).and(~BigInt(CR0.TS)));
+  c.call(updateSse);
   c.resync();
 });
 
