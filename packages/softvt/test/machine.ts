@@ -43,6 +43,7 @@ export class Machine {
     this.set64(Slot.CR4_ALLOWED, 0x37_0ffcn);
     this.set64(Slot.EFER_ALLOWED, 0xd01n);
     this.set64(Slot.XCR0_ALLOWED, 3n);
+    for (let word = 0; word < 6; word++) this.set64(Cpu.TLB_FILLED + 8 * word, -1n);
     this.call(flushTlb);
     this.update();
     this.set32(Cpu.EPT, EPT);

@@ -157,6 +157,49 @@ describe("control registers", () => {
     expect(m.get64(Cpu.CR2)).toBe(0x20_0000n);
   });
 
+  it("INVLPG forgets a large page whole, CR3 everything", () => {
+    const m = longMachine();
+    m.write(64, 0x20_5000, 0x1120n);
+    m.write(64, 0x20_6000, 0x1128n);
+    const touch = (at: bigint) => {
+      m.setReg(RBX, at);
+      return m.run(0x0f, 0x00, 0x13); // lldt [rbx]
+    };
+    expect(touch(0x20_5000n)).toEqual(fault(13, 0x1120));
+    expect(touch(0x20_6000n)).toEqual(fault(13, 0x1128));
+    m.write(64, 0x10_2008, 0n);
+    expect(touch(0x20_5000n)).toEqual(fault(13, 0x1120));
+    m.setReg(RBX, 0x20_0000n);
+    expect(m.run(0x0f, 0x01, 0x3b)).toEqual(done);
+    expect(touch(0x20_5000n)).toEqual(fault(14, 0));
+    expect(touch(0x20_6000n)).toEqual(fault(14, 0));
+    m.write(64, 0x10_2008, 0x20_0087n);
+    expect(touch(0x20_5000n)).toEqual(fault(13, 0x1120));
+    m.write(64, 0x10_2008, 0n);
+    m.setReg(RAX, 0x10_0000n);
+    expect(m.run(0x0f, 0x22, 0xd8)).toEqual(done);
+    expect(touch(0x20_5000n)).toEqual(fault(14, 0));
+  });
+
+  it("INVLPG of a small page leaves others alone", () => {
+    const m = longMachine();
+    // 0x20_0000 to 0x3f_ffff by 4 KiB pages.
+    m.write(64, 0x10_2008, 0x10_3007n);
+    for (let i = 0; i < 512; i++) m.write(64, 0x10_3000 + 8 * i, BigInt(0x20_0007 + (i << 12)));
+    const touch = (at: bigint) => {
+      m.setReg(RBX, at);
+      return m.run(0x0f, 0x00, 0x13);
+    };
+    expect(touch(0x20_5000n)).toEqual(done);
+    expect(touch(0x20_6000n)).toEqual(done);
+    m.write(64, 0x10_3000 + 8 * 5, 0n);
+    m.write(64, 0x10_3000 + 8 * 6, 0n);
+    m.setReg(RBX, 0x20_5000n);
+    expect(m.run(0x0f, 0x01, 0x3b)).toEqual(done);
+    expect(touch(0x20_5000n)).toEqual(fault(14, 0));
+    expect(touch(0x20_6000n)).toEqual(done);
+  });
+
   it("XSETBV: x87 must stay; CR4.OSXSAVE must be set", () => {
     const m = longMachine();
     m.setReg(RAX, 3n);

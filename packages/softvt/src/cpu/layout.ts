@@ -215,6 +215,12 @@ export const Cpu = {
 
   /** Cached EPT translations. */
   NTLB: take(8, NTLB_ENTRIES),
+  /** Groups of eight TLB entries, a bit each, that were filled since the last flush. */
+  TLB_FILLED: take(8, 6),
+  /** Hashed 2 MiB regions, a bit each, whose translations came from 2 MiB pages; 1 GiB regions with larger ones (or 4 MiB ones). */
+  LARGE_PAGES: take(8, 8),
+  GIANT_PAGES: take(8),
+
   /** Three TLBs, in the order of `TlbMode`. */
   TLBS: at((next + 4095) & -4096, 16, (3 * TLB_BYTES) / 16),
 } as const;

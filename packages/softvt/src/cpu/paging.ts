@@ -28,6 +28,9 @@ const LARGE = 0x80;
 const EPT_ACCESSED = 0x100;
 const EPT_DIRTY = 0x200;
 
+/** Eight TLB entries: a bit of `Cpu.TLB_FILLED`. */
+const GROUP_SHIFT = 8;
+
 const tlbOf = (f: Builder, mode: number): I32 => f.cpu.add(Cpu.TLBS + mode * TLB_BYTES);
 
 /** Walks EPT for guest-physical `gpa`: arena page | permissions, or 0 where nothing is mapped. */
@@ -100,6 +103,26 @@ interface Walk {
   readonly leafValue: Variable<"i64">;
 }
 
+/**
+ * The software TLBs hold 4 KiB translations whatever the page's size, but INVLPG forgets a page whole (SDM
+ * Vol. 3A sec. 4.10.4.1). These bits, by hashed address, tell it when that could be more than one entry.
+ */
+const largeHash = (va: I64): I64 => va.shrU(21).xor(va.shrU(30)).xor(va.shrU(39)).and(511);
+const giantHash = (va: I64): I64 => va.shrU(30).xor(va.shrU(36)).xor(va.shrU(42));
+
+const noteLarge = fn("noteLarge", ["i64", "i32"], undefined, (f, va, giant) => {
+  f.if(
+    giant,
+    () => set64(f, Cpu.GIANT_PAGES, get64(f, Cpu.GIANT_PAGES).or(f.i64(1).shl(giantHash(va)))),
+    () => {
+      const hash = f.let(largeHash(va));
+      const word = f.let(f.cpu.add(hash.shrU(6).shl(3).wrap()));
+      const bits = f.load("i64.load", word, Cpu.LARGE_PAGES);
+      f.store("i64.store", word, bits.or(f.i64(1).shl(hash)), Cpu.LARGE_PAGES);
+    },
+  );
+});
+
 const MASK = ((1n << BigInt(PHYSICAL_ADDRESS_BITS)) - 1n) & ~0xfffn;
 const RESERVED = ((1n << 52n) - 1n) & ~((1n << BigInt(PHYSICAL_ADDRESS_BITS)) - 1n);
 
@@ -171,6 +194,7 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
             walk.user.set(walk.user.get().and(low.shrU(2)));
             walk.write.set(walk.write.get().and(low.shrU(1)));
             walk.noExecute.set(walk.noExecute.get().or(value.shrU(63).wrap()));
+            f.if(large, () => f.call(noteLarge, va, shift.get().ne(21)));
             f.if(large.or(shift.get().eq(12)), () => {
               const inside = f.i64(1).shl(shift.get()).sub(1);
               walk.page.set(value.and(MASK).and(inside.not()).or(va.and(inside).and(~0xfffn)));
@@ -199,6 +223,7 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
           () => {
             // PSE-36: bits 39:32 of the 4 MiB page's address stand in bits 20:13.
             f.if(low.and(0x20_0000), () => fault(9));
+            f.call(noteLarge, va, f.i32(1));
             const high = pde.value.shrU(13).and(0xff).shl(32);
             walk.page.set(pde.value.and(0xffc0_0000n).or(high).or(va.and(0x3f_f000)));
             walk.leaf.set(pde.host);
@@ -294,6 +319,10 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
     .and(data);
   const canRead = rights.and(data);
   const canExecute = rights.shrU(2).and(walk.noExecute.get().eqz());
+  const group = f.let(entry.sub(tlbOf(f, 0)).shrU(GROUP_SHIFT));
+  const filledAt = f.let(f.cpu.add(group.shrU(6).shl(3)));
+  const filled = f.load("i64.load", filledAt, Cpu.TLB_FILLED);
+  f.store("i64.store", filledAt, filled.or(f.i64(1).shl(group.u64())), Cpu.TLB_FILLED);
   f.store("i64.store", entry, canRead.select(tag, f.i64(TLB_INVALID)), TlbEntry.READ);
   f.store("i64.store", entry, canWrite.select(tag, f.i64(TLB_INVALID)), TlbEntry.WRITE);
   f.store("i64.store", entry, canExecute.select(tag, f.i64(TLB_INVALID)), TlbEntry.EXECUTE);
@@ -304,15 +333,27 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
 
 /** Forgets every translation of this vCPU: CR3, CR0, CR4 and EFER writes, and changes of EPT. */
 export const flushTlb = fn("flushTlb", [], undefined, (f) => {
-  const entry = f.variable("i32", tlbOf(f, 0));
-  const end = f.let(tlbOf(f, 3));
-  f.loop((loop) => {
-    const at = entry.get();
-    for (const tag of [TlbEntry.READ, TlbEntry.WRITE, TlbEntry.EXECUTE])
-      f.store("i64.store", at, f.i64(TLB_INVALID), tag);
-    entry.set(at.add(TLB_ENTRY_BYTES));
-    f.if(at.add(TLB_ENTRY_BYTES).eq(end), () => f.break(loop));
-  });
+  const invalid = f.v128(TLB_INVALID | (TLB_INVALID << 64n));
+  for (let word = 0; word < 6; word++) {
+    const filled = f.variable("i64", get64(f, Cpu.TLB_FILLED + 8 * word));
+    f.block((done) => {
+      f.loop((again) => {
+        const bits = filled.get();
+        f.if(bits.eqz(), () => f.break(done));
+        const group = f.let(f.cpu.add(bits.ctz().wrap().shl(GROUP_SHIFT)));
+        for (let i = 0; i < 8; i++) {
+          const at = Cpu.TLBS + (word << (6 + GROUP_SHIFT)) + i * TLB_ENTRY_BYTES;
+          f.store("v128.store", group, invalid, at + TlbEntry.READ);
+          f.store("i64.store", group, f.i64(TLB_INVALID), at + TlbEntry.EXECUTE);
+        }
+        filled.set(bits.and(bits.sub(1)));
+        f.continue(again);
+      });
+    });
+    set64(f, Cpu.TLB_FILLED + 8 * word, 0);
+  }
+  for (let word = 0; word < 8; word++) set64(f, Cpu.LARGE_PAGES + 8 * word, 0);
+  set64(f, Cpu.GIANT_PAGES, 0);
 });
 
 /** Forgets the cached EPT translations. */
@@ -320,8 +361,15 @@ export const flushNtlb = fn("flushNtlb", [], undefined, (f) => {
   f.fill(f.cpu.add(Cpu.NTLB), f.i32(0), f.i32(NTLB_ENTRIES * 8));
 });
 
-/** Forgets the translation of one page in every access mode (INVLPG). */
+/** Forgets the translations of the page at `va` in every access mode (INVLPG); all of them if it may be a large page. */
 export const flushPage = fn("flushPage", ["i64"], undefined, (f, va) => {
+  const hash = f.let(largeHash(va));
+  const large = f.load("i64.load", f.cpu.add(hash.shrU(6).shl(3).wrap()), Cpu.LARGE_PAGES).shrU(hash);
+  const giant = get64(f, Cpu.GIANT_PAGES).shrU(giantHash(va));
+  f.if(large.or(giant).wrap().and(1), () => {
+    f.call(flushTlb);
+    f.return();
+  });
   for (let mode = 0; mode < 3; mode++) {
     const entry = tlbOf(f, mode).add(
       va

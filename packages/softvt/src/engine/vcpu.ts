@@ -66,6 +66,8 @@ export class SoftVcpu implements EngineVcpu {
     cpu.set64(Slot.CR4_ALLOWED, allowed.cr4);
     cpu.set64(Slot.XCR0_ALLOWED, allowed.xcr0);
     cpu.set64(Slot.EFER_ALLOWED, allowed.efer);
+    // Fresh memory is all zero tags, which would match page 0: the first flush must visit every entry.
+    for (let word = 0; word < 6; word++) cpu.set64(Cpu.TLB_FILLED + 8 * word, 0xffff_ffff_ffff_ffffn);
     this.reset("reset");
   }
 
