@@ -252,7 +252,6 @@ describe("model-specific registers", () => {
     [0xc000_0103, 0x1005n, Cpu.TSC_AUX],
     [0x174, 0x10n, Cpu.SYSENTER_CS],
     [0x277, 0x0407_0106_0007_0506n, Cpu.PAT],
-    [0x1a0, 0x1801n, Cpu.MISC_ENABLE],
   ])("%i keeps what is written", (index, value, field) => {
     const m = longMachine();
     expect(write(m, index, value)).toEqual(done);
@@ -1085,6 +1084,21 @@ describe("the rest", () => {
     m.setReg(RCX, 1n);
     expect(m.run(0x0f, 0xa2)).toEqual(exit(10));
     expect([m.get32(Cpu.EXIT_A), m.get32(Cpu.EXIT_B)]).toEqual([7, 1]);
+    m.answer(0n, 0n);
+    expect(m.step()).toEqual(done);
+    // OSXSAVE is the processor's own: CR4's.
+    m.set32(Cpu.REPLAY_COUNT, 0);
+    m.setReg(RAX, 1n);
+    m.set64(Cpu.CR4, 0x4_0020n);
+    expect(m.run(0x0f, 0xa2)).toEqual(exit(10));
+    m.answer(0n, 0n);
+    expect(m.step()).toEqual(done);
+    expect(m.reg(RCX)).toBe(0x800_0000n);
+  });
+
+  it("CPUID's results go to four registers", () => {
+    const m = longMachine();
+    expect(m.run(0x0f, 0xa2)).toEqual(exit(10));
     m.answer(0x2222_2222_1111_1111n, 0x4444_4444_3333_3333n);
     expect(m.step()).toEqual(done);
     expect([RAX, RBX, RCX, RDX].map((r) => m.reg(r))).toEqual([
