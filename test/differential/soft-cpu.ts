@@ -13,6 +13,7 @@ import type { Case } from "../host-cpu/cases.ts";
 import type { EngineResult } from "../host-cpu/compare.ts";
 import { CODE_START, HOST_LAYOUT, type HostEnd } from "../host-cpu/host-cpu.ts";
 import { FxImage, RFLAGS } from "../host-cpu/state.ts";
+import { differingRuns } from "./runs.ts";
 
 /** Linear address of guest-physical 0 for the engine's own tables and stubs: out of the tests' reach. */
 const KERNEL = 0xffff_8000_0000_0000n;
@@ -204,16 +205,8 @@ export class SoftCpu {
   }
 
   #load(bytes: Uint8Array): void {
-    const now = this.#window(bytes.length, CODE);
-    let start = -1;
-    for (let i = 0; i <= bytes.length; i++) {
-      const differs = i < bytes.length && now[i] !== bytes[i];
-      if (differs && start < 0) start = i;
-      else if (!differs && start >= 0) {
-        this.#memory.load(CODE + start, bytes.subarray(start, i));
-        start = -1;
-      }
-    }
+    for (const [start, end] of differingRuns(this.#window(bytes.length, CODE), bytes))
+      this.#memory.load(CODE + start, bytes.subarray(start, end));
   }
 
   #result(
@@ -223,14 +216,10 @@ export class SoftCpu {
     how: { step: boolean; inside: { start: bigint; end: bigint } },
   ): EngineResult {
     const { step, inside } = how;
-    const writes: { address: number; bytes: Uint8Array }[] = [];
-    for (let i = 0; i < data.length; i++) {
-      if (data[i] === this.#before[i]) continue;
-      let end = i + 1;
-      while (end < data.length && data[end] !== this.#before[end]) end++;
-      writes.push({ address: HOST_LAYOUT.DATA + i, bytes: data.slice(i, end) });
-      i = end;
-    }
+    const writes = differingRuns(data, this.#before).map(([start, end]) => ({
+      address: HOST_LAYOUT.DATA + start,
+      bytes: data.slice(start, end),
+    }));
     const fx = new FxImage();
     fx.fcw = after.fpu.fcw;
     fx.fsw = after.fpu.fsw;

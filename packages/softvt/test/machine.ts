@@ -11,7 +11,7 @@ import { fn } from "../src/ir/builder.ts";
 import { evaluate } from "../src/ir/evaluate.ts";
 import type { Fn, UopField } from "../src/ir/ir.ts";
 import { buildHandlers } from "../src/isa/handlers.ts";
-import "../src/isa/system/index.ts";
+import "../src/isa/index.ts";
 
 /** Guest RAM: 4 MiB from guest-physical 0. MMIO lies above it. */
 export const RAM_BYTES = 0x40_0000;

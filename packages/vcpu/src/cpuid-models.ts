@@ -97,7 +97,6 @@ const LEVEL_3 = [
   "abm",
   "movbe",
   "xsave",
-  "osxsave",
   "xsaveopt",
   "xsavec",
   "xgetbv1",

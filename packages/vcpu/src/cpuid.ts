@@ -62,6 +62,8 @@ const PLATFORM_FEATURES = [
   "invariant_tsc",
 ] as const satisfies readonly CpuidFeatureName[];
 
+const OSXSAVE = 1 << 27;
+
 const EMPTY: Readonly<CpuidResult> = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
 /**
@@ -137,6 +139,10 @@ export class CpuidModel implements CpuidTable {
       }
       this.#features.set(featureKey(leaf, subleaf, register), word >>> 0);
     }
+    // OSXSAVE is no feature but CR4's mirror: offered with XSAVE, and hidden by the engine while CR4 has it clear.
+    const key = featureKey(1, 0, "ecx");
+    const word = this.#features.get(key)! & ~OSXSAVE;
+    this.#features.set(key, (this.has("xsave") ? word | OSXSAVE : word) >>> 0);
   }
 
   #word(leaf: number, subleaf: number, register: CpuidRegister): number {

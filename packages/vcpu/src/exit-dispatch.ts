@@ -4,6 +4,7 @@ import { GuestCrashError } from "./errors.ts";
 import { type EptViolationExit, ExitReason, type VmExit } from "./exit.ts";
 import type { InterruptController, LocalApicPort } from "./irq.ts";
 import type { MsrModel } from "./msr.ts";
+import { Msr } from "./msr-index.ts";
 
 /** The part of an address space that exits lead to; `AddressSpace` of `@skep/memory` is one. */
 export interface ExitBuses {
@@ -47,6 +48,9 @@ export type AfterExit = (typeof AfterExit)[keyof typeof AfterExit];
 
 /** An xAPIC's registers fill one page (SDM Vol. 3A sec. 11.4.1). */
 const APIC_PAGE_BYTES = 0x1000;
+
+const APIC_BASE_ENABLE = 1n << 11n;
+const CPUID_APIC = 1 << 9;
 
 /** What KVM answers to a hypercall that it does not know (ENOSYS of its hypercall ABI). */
 const HYPERCALL_UNKNOWN = BigInt.asUintN(64, -1000n);
@@ -114,7 +118,7 @@ export class ExitDispatcher {
         exit.eax = result.eax;
         exit.ebx = result.ebx;
         exit.ecx = result.ecx;
-        exit.edx = result.edx;
+        exit.edx = exit.leaf === 1 ? this.#hideDisabledApic(vcpu, result.edx) : result.edx;
         return AfterExit.CONTINUE;
       }
 
@@ -178,6 +182,12 @@ export class ExitDispatcher {
       "EXECUTE_UNMAPPED",
       `an instruction fetch from guest-physical ${hex(address)}, where there is no memory`,
     );
+  }
+
+  /** CPUID's APIC flag mirrors IA32_APIC_BASE bit 11 (SDM Vol. 3A sec. 11.4.3). */
+  #hideDisabledApic(vcpu: EngineVcpu, edx: number): number {
+    const base = this.#localApics[vcpu.index]!.readMsr(Msr.IA32_APIC_BASE) ?? 0n;
+    return (base & APIC_BASE_ENABLE) !== 0n ? edx : (edx & ~CPUID_APIC) >>> 0;
   }
 
   /** An engine that keeps the contract does not get here; one that does not must not spin here. */

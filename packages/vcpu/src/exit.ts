@@ -92,7 +92,12 @@ export interface CrAccessExit {
   value: number;
 }
 
-/** CPUID; the run loop fills the four result registers, unsigned 32-bit. */
+/**
+ * CPUID; the run loop fills the four result registers, unsigned 32-bit.
+ *
+ * What mirrors the vCPU's own registers is the engine's to lay over the answer: it clears OSXSAVE (leaf 1 ECX
+ * bit 27) and OSPKE (leaf 7 ECX bit 4) while CR4 does not have them.
+ */
 export interface CpuidExit {
   readonly reason: typeof ExitReason.Cpuid;
   readonly leaf: number;

@@ -70,7 +70,7 @@ export interface VcpuStateV1 {
   interruptibility: { sti: boolean; movSs: boolean; nmiBlocked: boolean };
   pendingEvent: PendingEventState | undefined;
   pendingNmi: boolean;
-  /** IA32_TIME_STAMP_COUNTER's offset from the VM's clock, in ticks. */
+  /** IA32_TIME_STAMP_COUNTER's offset from the VM's clock in ticks, modulo 2^64. */
   tscOffset: bigint;
   /** Instructions retired since the vCPU was made, where the engine counts them; else 0. */
   instructions: bigint;

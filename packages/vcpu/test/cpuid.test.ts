@@ -93,6 +93,15 @@ describe("CpuidModel", () => {
     }
   });
 
+  it("offers OSXSAVE exactly where it offers XSAVE", () => {
+    const v3 = new CpuidModel(everyFeature(), { vcpus: 1, tscHz, model: "x86-64-v3" });
+    expect([v3.has("xsave"), v3.has("osxsave"), v3.has("avx2")]).toEqual([true, true, true]);
+    expect(v3.query(0, 0xd, 0)).toMatchObject({ eax: 7, ebx: 832, ecx: 832 });
+    expect(v3.query(0, 0xd, 2)).toMatchObject({ eax: 256, ebx: 576 });
+    const without = new CpuidModel(everyFeature(), { vcpus: 1, tscHz, add: ["osxsave"] });
+    expect([without.has("xsave"), without.has("osxsave")]).toEqual([false, false]);
+  });
+
   it("adds and removes flags by name", () => {
     const options = { vcpus: 1, tscHz, add: ["aes"], remove: ["sse4_2", "hypervisor"] } as const;
     const model = new CpuidModel(everyFeature(), options);

@@ -124,6 +124,21 @@ describe("exits", () => {
     expect(call).toMatchObject({ result: 0xffff_ffff_ffff_fc18n });
   });
 
+  it("shows the APIC in CPUID only while it is enabled", async () => {
+    const leaf1 = { reason: ExitReason.Cpuid, leaf: 1, subleaf: 0, eax: 0, ebx: 0, ecx: 0, edx: 0 } as const;
+    for (const [base, flag] of [
+      [0xfee0_0900n, 1],
+      [0xfee0_0100n, 0],
+    ] as const) {
+      const { vcpu, interrupts, loop, stop } = machine();
+      const exit = { ...leaf1 };
+      interrupts.localApic(0).msrs.set(0x1b, base);
+      vcpu.play({ exit }, { exit: stop });
+      await loop.run();
+      expect((exit.edx >>> 9) & 1).toBe(flag);
+    }
+  });
+
   it.each([
     [{ reason: ExitReason.TripleFault } as VmExit, "TRIPLE_FAULT"],
     [{ reason: ExitReason.InvalidGuestState } as VmExit, "INVALID_GUEST_STATE"],

@@ -213,13 +213,16 @@ export const Cpu = {
   /** FXSAVE and XSAVE areas on their way to and from memory: 512 bytes and the XSAVE header. */
   STAGE: take(16, 36),
 
+  /**
+   * Which linear regions have TLB entries that are parts of large pages, a bit each: 4096 bits by the number of
+   * 2 MiB region, 64 bits by that of the 1 GiB region. INVLPG of a part must forget the whole page.
+   */
+  LARGE_2M: take(8, 64),
+  LARGE_1G: take(8),
   /** Cached EPT translations. */
   NTLB: take(8, NTLB_ENTRIES),
   /** Groups of eight TLB entries, a bit each, that were filled since the last flush. */
   TLB_FILLED: take(8, 6),
-  /** Hashed 2 MiB regions, a bit each, whose translations came from 2 MiB pages; 1 GiB regions with larger ones (or 4 MiB ones). */
-  LARGE_PAGES: take(8, 8),
-  GIANT_PAGES: take(8),
 
   /** Three TLBs, in the order of `TlbMode`. */
   TLBS: at((next + 4095) & -4096, 16, (3 * TLB_BYTES) / 16),

@@ -103,26 +103,6 @@ interface Walk {
   readonly leafValue: Variable<"i64">;
 }
 
-/**
- * The software TLBs hold 4 KiB translations whatever the page's size, but INVLPG forgets a page whole (SDM
- * Vol. 3A sec. 4.10.4.1). These bits, by hashed address, tell it when that could be more than one entry.
- */
-const largeHash = (va: I64): I64 => va.shrU(21).xor(va.shrU(30)).xor(va.shrU(39)).and(511);
-const giantHash = (va: I64): I64 => va.shrU(30).xor(va.shrU(36)).xor(va.shrU(42));
-
-const noteLarge = fn("noteLarge", ["i64", "i32"], undefined, (f, va, giant) => {
-  f.if(
-    giant,
-    () => set64(f, Cpu.GIANT_PAGES, get64(f, Cpu.GIANT_PAGES).or(f.i64(1).shl(giantHash(va)))),
-    () => {
-      const hash = f.let(largeHash(va));
-      const word = f.let(f.cpu.add(hash.shrU(6).shl(3).wrap()));
-      const bits = f.load("i64.load", word, Cpu.LARGE_PAGES);
-      f.store("i64.store", word, bits.or(f.i64(1).shl(hash)), Cpu.LARGE_PAGES);
-    },
-  );
-});
-
 const MASK = ((1n << BigInt(PHYSICAL_ADDRESS_BITS)) - 1n) & ~0xfffn;
 const RESERVED = ((1n << 52n) - 1n) & ~((1n << BigInt(PHYSICAL_ADDRESS_BITS)) - 1n);
 
@@ -145,6 +125,8 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
     leafValue: f.variable("i64", f.i64(DIRTY)),
   };
   const dirtyable = f.variable("i32", f.i32(0));
+  /** Log2 of the page's size, where it is large. */
+  const pageShift = f.variable("i64", f.i64(0));
   const fault = (cause: number): void => {
     f.call(pageFault, va, access, tlb, f.i32(cause));
     f.return(f.i32(0));
@@ -194,12 +176,12 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
             walk.user.set(walk.user.get().and(low.shrU(2)));
             walk.write.set(walk.write.get().and(low.shrU(1)));
             walk.noExecute.set(walk.noExecute.get().or(value.shrU(63).wrap()));
-            f.if(large, () => f.call(noteLarge, va, shift.get().ne(21)));
             f.if(large.or(shift.get().eq(12)), () => {
               const inside = f.i64(1).shl(shift.get()).sub(1);
               walk.page.set(value.and(MASK).and(inside.not()).or(va.and(inside).and(~0xfffn)));
               walk.leaf.set(host);
               walk.leafValue.set(value);
+              f.if(large, () => pageShift.set(shift.get()));
               f.break(done);
             });
             f.if(low.and(ACCESSED).eqz().and(host.ne(0)), () =>
@@ -223,11 +205,11 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
           () => {
             // PSE-36: bits 39:32 of the 4 MiB page's address stand in bits 20:13.
             f.if(low.and(0x20_0000), () => fault(9));
-            f.call(noteLarge, va, f.i32(1));
             const high = pde.value.shrU(13).and(0xff).shl(32);
             walk.page.set(pde.value.and(0xffc0_0000n).or(high).or(va.and(0x3f_f000)));
             walk.leaf.set(pde.host);
             walk.leafValue.set(pde.value);
+            pageShift.set(f.i64(22));
           },
           () => {
             f.if(low.and(ACCESSED).eqz().and(pde.host.ne(0)), () =>
@@ -328,11 +310,25 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
   f.store("i64.store", entry, canExecute.select(tag, f.i64(TLB_INVALID)), TlbEntry.EXECUTE);
   f.store("i32.store", entry, page.sub(tag.wrap()), TlbEntry.ADDEND);
   f.store("i32.store", entry, page.shrU(12), TlbEntry.PAGE);
+  f.if(pageShift.get().ne(0), () => {
+    f.if(
+      pageShift.get().eq(30),
+      () => set64(f, Cpu.LARGE_1G, get64(f, Cpu.LARGE_1G).or(f.i64(1).shl(va.shrU(30)))),
+      () => {
+        // A 4 MiB page is two 2 MiB regions.
+        const regions = pageShift.get().eq(22).select(f.i64(3), f.i64(1));
+        const first = va.shrU(pageShift.get()).shl(pageShift.get()).shrU(21);
+        const word = f.cpu.add(first.shrU(6).wrap().and(63).shl(3));
+        f.store("i64.store", word, f.load("i64.load", word, Cpu.LARGE_2M).or(regions.shl(first)), Cpu.LARGE_2M);
+      },
+    );
+  });
   f.return(page.or(va.wrap().and(0xfff)));
 });
 
 /** Forgets every translation of this vCPU: CR3, CR0, CR4 and EFER writes, and changes of EPT. */
 export const flushTlb = fn("flushTlb", [], undefined, (f) => {
+  f.fill(f.cpu.add(Cpu.LARGE_2M), f.i32(0), f.i32(65 * 8));
   const invalid = f.v128(TLB_INVALID | (TLB_INVALID << 64n));
   for (let word = 0; word < 6; word++) {
     const filled = f.variable("i64", get64(f, Cpu.TLB_FILLED + 8 * word));
@@ -352,8 +348,6 @@ export const flushTlb = fn("flushTlb", [], undefined, (f) => {
     });
     set64(f, Cpu.TLB_FILLED + 8 * word, 0);
   }
-  for (let word = 0; word < 8; word++) set64(f, Cpu.LARGE_PAGES + 8 * word, 0);
-  set64(f, Cpu.GIANT_PAGES, 0);
 });
 
 /** Forgets the cached EPT translations. */
@@ -361,22 +355,17 @@ export const flushNtlb = fn("flushNtlb", [], undefined, (f) => {
   f.fill(f.cpu.add(Cpu.NTLB), f.i32(0), f.i32(NTLB_ENTRIES * 8));
 });
 
-/** Forgets the translations of the page at `va` in every access mode (INVLPG); all of them if it may be a large page. */
+/** Forgets the translation of the page that `va` is in, in every access mode (INVLPG). */
 export const flushPage = fn("flushPage", ["i64"], undefined, (f, va) => {
-  const hash = f.let(largeHash(va));
-  const large = f.load("i64.load", f.cpu.add(hash.shrU(6).shl(3).wrap()), Cpu.LARGE_PAGES).shrU(hash);
-  const giant = get64(f, Cpu.GIANT_PAGES).shrU(giantHash(va));
-  f.if(large.or(giant).wrap().and(1), () => {
+  const region = va.shrU(21);
+  const word = f.load("i64.load", f.cpu.add(region.shrU(6).wrap().and(63).shl(3)), Cpu.LARGE_2M);
+  const large = word.shrU(region).or(get64(f, Cpu.LARGE_1G).shrU(va.shrU(30)));
+  f.if(large.wrap().and(1), () => {
     f.call(flushTlb);
     f.return();
   });
   for (let mode = 0; mode < 3; mode++) {
-    const entry = tlbOf(f, mode).add(
-      va
-        .shrU(7)
-        .wrap()
-        .and((TLB_ENTRIES - 1) << 5),
-    );
+    const entry = f.let(tlbOf(f, mode).add(va.shrU(7).wrap().and((TLB_ENTRIES - 1) << 5)));
     for (const tag of [TlbEntry.READ, TlbEntry.WRITE, TlbEntry.EXECUTE])
       f.store("i64.store", entry, f.i64(TLB_INVALID), tag);
   }

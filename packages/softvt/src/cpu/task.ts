@@ -20,6 +20,7 @@ import {
   storeSegment,
 } from "./segments.ts";
 import { Slot } from "./slots.ts";
+import { updateSse } from "./sse-state.ts";
 import { CR0, CR4, get32, get64, RFLAGS, set32, set64, Vector } from "./state.ts";
 import { longMode, raiseAt, refuse, returnOnEvent, systemRead, systemWrite } from "./system.ts";
 
@@ -235,6 +236,7 @@ export const switchTask = fn(
     set32(f, Slot.TASK_COMMITTED, 1);
     f.call(storeSegment, f.i32(Seg.TR), selector, base, limit, Descriptor.access(raw).or(2));
     set64(f, Cpu.CR0, get64(f, Cpu.CR0).or(CR0.TS));
+    f.call(updateSse);
     set64(f, DR7, get64(f, DR7).and(~LOCAL_BREAKPOINTS));
     // Defined bits only.
     const image = values[1]!

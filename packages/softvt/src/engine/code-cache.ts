@@ -109,7 +109,7 @@ export class CodeCache {
     for (;;) {
       const known = forms.length > 0 ? this.#instructions.get(CodeCache.#key(base + pos, mode)) : undefined;
       if (known !== undefined) {
-        this.#emitSpecial(special.goto, 0, 0, 0, known);
+        this.#emitSpecial(special.goto, pos, 0, 0, known);
         break;
       }
       if (pos === PAGE_BYTES || forms.length >= MAX_BLOCK) {

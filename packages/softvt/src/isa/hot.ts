@@ -79,11 +79,27 @@ const RARE_OPCODES: Record<string, readonly number[]> = {
   NOP: [0x1e],
 };
 
+const words = (text: string): ReadonlySet<string> => new Set(text.split(" "));
+/** XMM instructions: what compilers and C libraries move, clear, copy and search with. */
+const VECTOR_REGISTER = words(
+  "MOVAPS MOVDQA MOVQ MOVD PMOVMSKB XORPS PXOR POR PAND PADDD PADDQ PSUBB PCMPEQB PCMPEQD PMINUB PSHUFD " +
+    "PUNPCKLBW PUNPCKLWD PUNPCKLDQ PUNPCKLQDQ",
+);
+const VECTOR_MEMORY = words("MOVAPS MOVUPS MOVDQA MOVDQU MOVQ MOVD MOVSS MOVSD MOVHPS PCMPEQB PMINUB");
+
+function isHotVector(v: Variant): boolean {
+  const { name, operands } = v.spec;
+  if (v.opsize === 16 || operands.some((o) => o.kind === "P" || o.kind === "Q")) return false;
+  if (!v.memory) return VECTOR_REGISTER.has(name);
+  return VECTOR_MEMORY.has(name) && (v.ea === "base64" || v.ea === "index64");
+}
+
 const IS_ALU = /^(ADD|SUB|AND|OR|XOR|ADC|SBB)$/;
 
 export function isHot(v: Variant): boolean {
   const { name, opcode } = v.spec;
   if (RARE_OPCODES[name]?.includes(opcode)) return false;
+  if (v.spec.operands.some((o) => o.kind === "V" || o.kind === "W")) return isHotVector(v);
   if (!v.memory) return REGISTER[name]?.includes(v.opsize) ?? false;
   if (v.ea === "any" || v.noFlags) return false;
   if (!(MEMORY[name]?.includes(v.opsize) ?? false)) return false;

@@ -5,6 +5,7 @@
  * Memory is what the TLB holds: the data window and the read-only page, filled in by hand. An access
  * elsewhere would walk page tables that are not there: cases must not fault.
  */
+import { differingRuns } from "../../../../test/differential/runs.ts";
 import type { Case } from "../../../../test/host-cpu/cases.ts";
 import type { EngineResult } from "../../../../test/host-cpu/compare.ts";
 import { CODE_START, HOST_LAYOUT, type MemoryBytes } from "../../../../test/host-cpu/host-cpu.ts";
@@ -194,15 +195,11 @@ export class EvaluatorCpu {
   #writes(test: Case): MemoryBytes[] {
     const before = this.#image.slice();
     for (const { address, bytes } of test.options.memory) before.set(bytes, address - HOST_LAYOUT.DATA);
-    const writes: MemoryBytes[] = [];
-    for (let i = 0; i < before.length; i++) {
-      let end = i;
-      while (end < before.length && this.#arena[DATA + end] !== before[end]) end++;
-      if (end === i) continue;
-      writes.push({ address: HOST_LAYOUT.DATA + i, bytes: this.#arena.slice(DATA + i, DATA + end) });
-      i = end;
-    }
-    return writes;
+    const after = this.#arena.subarray(DATA, DATA + before.length);
+    return differingRuns(after, before).map(([start, end]) => ({
+      address: HOST_LAYOUT.DATA + start,
+      bytes: after.slice(start, end),
+    }));
   }
 }
 

@@ -1,2 +1,3 @@
+export * from "./conformance/index.ts";
 export * from "./fake-engine.ts";
 export * from "./fake-platform.ts";

@@ -144,5 +144,3 @@ export function constant(c: Builder, laneBits: 8 | 16 | 32 | 64, lanes: readonly
 }
 
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
-
-export { enterMmx };

@@ -1,6 +1,7 @@
 import type { I32, I64, V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
-import { both, constant, enterMmx, imm8, low64, mmx, range, sse, writeMmx } from "./define.ts";
+import { enterMmx } from "../sse-common.ts";
+import { both, constant, imm8, low64, mmx, range, sse, writeMmx } from "./define.ts";
 import { bytesDown } from "./permute.ts";
 
 /** Single elements in and out of vectors, by an immediate index (SDM Vol. 2B, PEXTRB and on). */

@@ -1,7 +1,7 @@
 import { Cpu } from "../../cpu/layout.ts";
 import { set32 } from "../../cpu/state.ts";
-import { pendingX87 } from "../sse-common.ts";
-import { enterMmx, low64, mmx, sse, writeMmx, zeroExtended } from "./define.ts";
+import { enterMmx, pendingX87 } from "../sse-common.ts";
+import { low64, mmx, sse, writeMmx, zeroExtended } from "./define.ts";
 
 /** MMX moves, and EMMS (SDM Vol. 1 ch. 9). MMi is the significand of the x87 register Ri. */
 

@@ -1,6 +1,7 @@
 import type { I32 } from "../../ir/builder.ts";
 import { insn } from "../registry.ts";
-import { enterMmx, high64, low64, mmx, sse, sseUnary, zeroExtended } from "./define.ts";
+import { enterMmx } from "../sse-common.ts";
+import { high64, low64, mmx, sse, sseUnary, zeroExtended } from "./define.ts";
 
 /** Moves between XMM registers and memory (SDM Vol. 2B, MOVAPS and on). */
 
