@@ -151,13 +151,16 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
     deliver(d, inject.and(0xff), d.i32(0), d.i32(0), 0);
   });
   const shadow = get32(d, Cpu.SHADOW);
-  const unblocked = shadow.eqz().and(get32(d, Cpu.NMI_BLOCKED).eqz());
+  // An instruction that has its answers is executed before anything else may happen: its answers would
+  // otherwise go to whatever access comes next.
+  const answered = get32(d, Cpu.REPLAY_NEXT).ltU(get32(d, Cpu.REPLAY_COUNT));
+  const unblocked = shadow.or(answered).eqz().and(get32(d, Cpu.NMI_BLOCKED).eqz());
   d.if(get32(d, Cpu.NMI_PENDING).and(unblocked), () => {
     set32(d, Cpu.NMI_PENDING, 0);
     deliver(d, d.i32(Vector.NMI), d.i32(0), d.i32(0), 1);
   });
   const enabled = get32(d, Cpu.RFLAGS).shrU(9).and(1);
-  d.if(get32(d, Cpu.WANT_WINDOW).and(enabled).and(get32(d, Cpu.SHADOW).eqz()), () => exit(d, 7));
+  d.if(get32(d, Cpu.WANT_WINDOW).and(enabled).and(get32(d, Cpu.SHADOW).or(answered).eqz()), () => exit(d, 7));
   d.if(d.get32(Local.LEFT).ltS(0), () => exit(d, 52));
   d.set(Local.RIP, get64(d, Cpu.RIP));
 
