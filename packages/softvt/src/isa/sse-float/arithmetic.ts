@@ -10,7 +10,7 @@ import {
   anyTrue,
   DOUBLE,
   extract,
-  isFinite,
+  isBounded,
   isSafeResult,
   type Lane,
   native,
@@ -24,25 +24,35 @@ import {
 
 /** Wraps a soft-float function of one or two scalars and env as an operation of its own, exceptions raised. */
 export const exactScalar = (name: string, soft: Fn, count: number): Fn =>
-  fn(name, Array.from({ length: count }, () => "i64" as const), "i64", (f, ...args) => {
-    const env = beginSse(f);
-    const value = f.call<I64>(soft, ...(args as I64[]), env);
-    f.call(endSse);
-    f.return(value);
-  });
+  fn(
+    name,
+    Array.from({ length: count }, () => "i64" as const),
+    "i64",
+    (f, ...args) => {
+      const env = beginSse(f);
+      const value = f.call<I64>(soft, ...(args as I64[]), env);
+      f.call(endSse);
+      f.return(value);
+    },
+  );
 
 /** The same on every lane of vectors. */
 export const exactPacked = (name: string, lane: Lane, soft: Fn, count: number): Fn =>
-  fn(name, Array.from({ length: count }, () => "v128" as const), "v128", (f, ...args) => {
-    const env = beginSse(f);
-    let value: V128 = f.v128(0n);
-    for (let i = 0; i < lane.count; i++) {
-      const operands = args.map((arg) => extract(f, lane, arg as V128, i));
-      value = f.let(replace(f, lane, value, i, f.call<I64>(soft, ...operands, env)));
-    }
-    f.call(endSse);
-    f.return(value);
-  });
+  fn(
+    name,
+    Array.from({ length: count }, () => "v128" as const),
+    "v128",
+    (f, ...args) => {
+      const env = beginSse(f);
+      let value: V128 = f.v128(0n);
+      for (let i = 0; i < lane.count; i++) {
+        const operands = args.map((arg) => extract(f, lane, arg as V128, i));
+        value = f.let(replace(f, lane, value, i, f.call<I64>(soft, ...operands, env)));
+      }
+      f.call(endSse);
+      f.return(value);
+    },
+  );
 
 /**
  * Native result or exact function: `fast` where nothing but PE can have come up. Both sides leave the result in
@@ -87,7 +97,7 @@ const OPERATIONS: readonly Operation[] = [
 
 /** Sums of denormals are exact: only operands count there (SDM Vol. 1 sec. 4.9.1.5: masked UE means inexact). */
 function scalarFast(f: Builder, lane: Lane, operation: Operation, a: I64, b: I64, result: I64): I32 {
-  const good = operation.underflows ? isSafeResult(lane, result) : isFinite(lane, result);
+  const good = operation.underflows ? isSafeResult(lane, result) : isBounded(lane, result);
   return isPlain(get32(f, Cpu.MXCSR)).and(good).and(notDenormal(lane, a)).and(notDenormal(lane, b));
 }
 
@@ -118,7 +128,11 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
         const b = c.read(1);
         const quick = c.let(native(c, lane, operation.native, a, b));
         const fast = scalarFast(c, lane, operation, a, b, quick);
-        storeScalar(c, lane, choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)));
+        storeScalar(
+          c,
+          lane,
+          choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)),
+        );
       },
     );
     insn(
@@ -132,7 +146,10 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
         const a = c.readVector(0);
         const quick = c.let(c.op(`${lane.shape}.${operation.native}`, [a, b]));
         const fast = packedFast(c, lane, operation, a, b, quick);
-        c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)));
+        c.writeVector(
+          0,
+          choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)),
+        );
       },
     );
   }
@@ -145,7 +162,11 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
     const quick = c.let(native(c, lane, "sqrt", a));
     // A normal root means an operand that is neither negative nor special; denormal ones have normal roots.
     const fast = isPlain(get32(c, Cpu.MXCSR)).and(isSafeResult(lane, quick)).and(notDenormal(lane, a));
-    storeScalar(c, lane, choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a)));
+    storeScalar(
+      c,
+      lane,
+      choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a)),
+    );
   });
   insn(`SQRTP${suffix}`, `${packedPrefix} 0F 51`, "Vx=,Wx", { feature }, (c) => {
     sseCheck(c);
@@ -154,6 +175,9 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
     const unsafe = packedUnsafe(c, lane, quick, true);
     const bad = anyTrue(c, c.op("v128.or", [unsafe, packedBad(c, lane, [a])]));
     const fast = isPlain(get32(c, Cpu.MXCSR)).and(bad.eqz());
-    c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a)));
+    c.writeVector(
+      0,
+      choose(c, "v128", fast, quick, () => c.call<V128>(packed, a)),
+    );
   });
 }

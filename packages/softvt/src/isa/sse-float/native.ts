@@ -61,7 +61,7 @@ const twice = (lane: Lane, x: I64): I64 => x.shl(65 - lane.bits);
 const shifted = (lane: Lane, x: bigint): bigint => x << BigInt(65 - lane.bits);
 
 /** Neither infinity nor NaN. */
-export const isFinite = (lane: Lane, x: I64): I32 => twice(lane, x).ltU(shifted(lane, lane.infinity));
+export const isBounded = (lane: Lane, x: I64): I32 => twice(lane, x).ltU(shifted(lane, lane.infinity));
 /** Not a denormal number (zero, infinities and NaNs are none). */
 export const notDenormal = (lane: Lane, x: I64): I32 =>
   twice(lane, x)
@@ -73,7 +73,7 @@ export const isSafeResult = (lane: Lane, x: I64): I32 =>
     .sub(shifted(lane, lane.normal) + 1n)
     .ltU(shifted(lane, lane.infinity) - shifted(lane, lane.normal) - 1n);
 /** Zero, or a normal number: what every operation may have as operand without noting anything. */
-export const isOrdinary = (lane: Lane, x: I64): I32 => isFinite(lane, x).and(notDenormal(lane, x));
+export const isOrdinary = (lane: Lane, x: I64): I32 => isBounded(lane, x).and(notDenormal(lane, x));
 
 /** Lane-wise masks of the same. */
 export function packedBad(f: Builder, lane: Lane, operands: readonly V128[]): V128 {

@@ -1,9 +1,9 @@
-import { codeLinear } from "../../cpu/lookup.ts";
 import { Cpu } from "../../cpu/layout.ts";
+import { codeLinear } from "../../cpu/lookup.ts";
 import { Access, readSlow } from "../../cpu/memory.ts";
 import { get32, raise, set32, set64, Vector } from "../../cpu/state.ts";
-import { fn, type I32, type I64 } from "../../ir/builder.ts";
 import { Flag } from "../../fpu/env.ts";
+import { fn, type I32, type I64 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
 import { pendingX87 } from "../sse-common.ts";
@@ -31,7 +31,7 @@ export function x87Check(c: Insn): void {
 const opcodeAt = fn("x87OpcodeAt", ["i64"], "i32", (f, rip) => {
   const at = f.variable("i64", codeLinear(f, rip));
   const left = f.variable("i32", f.i32(14));
-  const escape = f.variable("i32", f.i32(0));
+  const first = f.variable("i32", f.i32(0));
   const result = f.variable("i32", f.i32(0));
   f.loop((label) => {
     const byte = f.call<I64>(readSlow[8]!, at.get(), f.i32(Access.READ), get32(f, Cpu.TLB)).wrap();
@@ -40,11 +40,11 @@ const opcodeAt = fn("x87OpcodeAt", ["i64"], "i32", (f, rip) => {
       set32(f, Cpu.EVENT, 0);
       f.break(label);
     });
-    f.if(escape.get(), () => {
-      result.set(escape.get().and(7).shl(8).or(byte));
+    f.if(first.get(), () => {
+      result.set(first.get().and(7).shl(8).or(byte));
       f.break(label);
     });
-    f.if(byte.and(0xf8).eq(0xd8), () => escape.set(byte));
+    f.if(byte.and(0xf8).eq(0xd8), () => first.set(byte));
     at.set(at.get().add(1));
     left.set(left.get().sub(1));
     f.if(left.get().eqz(), () => f.break(label));

@@ -187,15 +187,7 @@ for (const [name, digit, pops] of [
       writeOperand,
     );
 }
-store(
-  "FSTP",
-  "DB /7",
-  "M",
-  1,
-  (c, sig, se) => pair(c, sig, se.u64()),
-  bits(3n << 62n, 0xffffn),
-  write80,
-);
+store("FSTP", "DB /7", "M", 1, (c, sig, se) => pair(c, sig, se.u64()), bits(3n << 62n, 0xffffn), write80);
 store(
   "FBSTP",
   "DF /6",
@@ -307,4 +299,3 @@ for (const [name, digit, cc] of [
     x87(`FCMOV${inverted === 1 ? "N" : ""}${name}`, `${opcode} /${digit}`, "Nq", (c) =>
       c.call<I32>(moveIf, c.field("b"), condition(c, cc | inverted)),
     );
-
