@@ -119,6 +119,27 @@ export function processMemory(pid: number, guestRamBytes: number): ProcessMemory
   return { rss, guestRam };
 }
 
+/**
+ * Milliseconds from the start of a process to the first line that it prints.
+ *
+ * @throws Error where it ends without one.
+ */
+export function timeToFirstLine(command: readonly [string, ...string[]]): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const start = performance.now();
+    const child = spawn(command[0], command.slice(1), { stdio: ["ignore", "pipe", "inherit"] });
+    let time: number | undefined;
+    child.stdout.once("data", () => {
+      time = performance.now() - start;
+    });
+    child.on("error", reject);
+    child.on("close", (status) => {
+      if (time !== undefined && status === 0) resolve(time);
+      else reject(new Error(`${command.join(" ")}: no line, status ${status}`));
+    });
+  });
+}
+
 /** Resident memory in bytes of a Node that has started and does nothing. */
 export function bareNodeRss(): Promise<number> {
   return new Promise((resolve, reject) => {

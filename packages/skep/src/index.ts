@@ -1,1 +1,6 @@
 export * from "./console.ts";
+export * from "./create-vm.ts";
+export * from "./engines.ts";
+export * from "./errors.ts";
+export * from "./exec.ts";
+export * from "./pc.ts";

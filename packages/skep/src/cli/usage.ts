@@ -39,6 +39,13 @@ export class Arguments {
     return typeof value === "string" ? value : undefined;
   }
 
+  /** @throws UsageError unless the value is printable ASCII. */
+  ascii(name: string): string | undefined {
+    const text = this.text(name);
+    if (text === undefined || /^[ -~]*$/.test(text)) return text;
+    throw new UsageError(`--${name}`, "printable ASCII", quote(text));
+  }
+
   /** @throws UsageError unless the value is one of `allowed`. */
   choice<T extends string>(name: string, allowed: readonly T[], byDefault: T): T {
     const value = this.text(name) ?? byDefault;
@@ -90,12 +97,13 @@ const quote = (text: string): string => JSON.stringify(text);
 
 function fromParseArgs(error: unknown, options: Options): unknown {
   if (!(error instanceof TypeError) || !("code" in error)) return error;
-  const option = /'(-[^' ]*)/.exec(error.message)?.[1] ?? "arguments";
+  // Node names an option as it was typed, or with its short form: "'--memory <value>'", "'-h, --help'".
+  const option = /--[\w-]+/.exec(error.message)?.[0] ?? /'(-[^' ]*)/.exec(error.message)?.[1] ?? "arguments";
   if (error.code === "ERR_PARSE_ARGS_UNKNOWN_OPTION") {
     const known = Object.keys(options).map((name) => `--${name}`);
     return new UsageError("arguments", `one of ${known.join(", ")}`, quote(option));
   }
-  const name = option.split(",").at(-1)!.replace(/^-+/, "");
+  const name = option.replace(/^-+/, "");
   const takesValue = options[name]?.type === "string";
   return new UsageError(`--${name}`, takesValue ? "a value" : "no value", takesValue ? "none" : "one");
 }

@@ -1,0 +1,47 @@
+import { ENGINE_NAMES, type EngineName } from "../engines.ts";
+import type { Arguments } from "./usage.ts";
+
+/** Options that every command which runs a guest has, for `node:util`'s parseArgs. */
+export const GUEST_OPTIONS = {
+  engine: { type: "string" },
+  kernel: { type: "string" },
+  initrd: { type: "string" },
+  append: { type: "string" },
+  memory: { type: "string" },
+  cpus: { type: "string" },
+  clock: { type: "string" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+/** Their lines in a command's help. */
+export const GUEST_OPTIONS_HELP = `  --engine NAME   softvt, kvm or auto (default auto: the first that this machine can use)
+  --kernel FILE   bzImage or ELF kernel
+  --initrd FILE   initial RAM disk
+  --append TEXT   kernel command line
+  --memory SIZE   guest RAM, such as 512M or 1G (default 512M)
+  --cpus N        vCPUs (default 1)
+  --clock KIND    real, or instructions: time by instructions executed, for runs that repeat (default real)`;
+
+/** The guest's options, checked one by one. */
+export interface GuestOptions {
+  readonly engine: EngineName;
+  readonly kernel: Uint8Array | undefined;
+  readonly initrd: Uint8Array | undefined;
+  readonly commandLine: string | undefined;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly clock: "real" | "instructions";
+}
+
+/** @throws UsageError for the first option that cannot be used. */
+export function readGuestOptions(args: Arguments): GuestOptions {
+  return {
+    engine: args.choice("engine", ENGINE_NAMES, "auto"),
+    memoryMiB: args.sizeMiB("memory", 16, 3584, 512),
+    cpus: args.integer("cpus", 1, 255, 1),
+    clock: args.choice("clock", ["real", "instructions"], "real"),
+    commandLine: args.ascii("append"),
+    kernel: args.file("kernel"),
+    initrd: args.file("initrd"),
+  };
+}
