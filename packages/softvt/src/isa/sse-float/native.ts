@@ -6,6 +6,8 @@ import type { Insn } from "../insn.ts";
 export interface Lane {
   readonly name: "f32" | "f64";
   readonly bits: 32 | 64;
+  /** Bits of the fraction. */
+  readonly fraction: 23 | 52;
   readonly count: 4 | 2;
   /** wasm's names for the packed type and for its lanes as integers. */
   readonly shape: "f32x4" | "f64x2";
@@ -19,6 +21,7 @@ export interface Lane {
 export const SINGLE: Lane = {
   name: "f32",
   bits: 32,
+  fraction: 23,
   count: 4,
   shape: "f32x4",
   integers: "i32x4",
@@ -29,6 +32,7 @@ export const SINGLE: Lane = {
 export const DOUBLE: Lane = {
   name: "f64",
   bits: 64,
+  fraction: 52,
   count: 2,
   shape: "f64x2",
   integers: "i64x2",
