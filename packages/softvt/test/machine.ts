@@ -18,6 +18,7 @@ export const RAM_BYTES = 0x40_0000;
 const RAM = 0x20_0000;
 const EPT = 0x10_0000;
 const PAGE_FLAGS = 0x11_0000;
+const UOP = 0x800;
 
 const linearOfCode = fn("linearOfCode", ["i64"], "i64", (f, rip) => f.return(codeLinear(f, rip)));
 
@@ -42,6 +43,7 @@ export class Machine {
     this.set64(Slot.CR4_ALLOWED, 0x37_0ffcn);
     this.set64(Slot.EFER_ALLOWED, 0xd01n);
     this.set64(Slot.XCR0_ALLOWED, 3n);
+    for (let word = 0; word < 6; word++) this.set64(Cpu.TLB_FILLED + 8 * word, -1n);
     this.call(flushTlb);
     this.update();
     this.set32(Cpu.EPT, EPT);
@@ -138,7 +140,7 @@ export class Machine {
     return {
       memory: this.memory,
       cpu: VCPUS,
-      uop: 0,
+      uop: UOP,
       field: (field: UopField): number => fields[field] ?? 0,
       host: (name: string): bigint | undefined => {
         if (name === "random") return 0x1234_5678_9abc_def0n;
@@ -185,6 +187,11 @@ export class Machine {
     this.set64(Cpu.RIP_BASE, rip - BigInt(pos));
     const { a, b, c, d, imm, imm2, length } = decoded;
     const fields = { pos: pos | (length << 12), a, b, c, d, imm, imm2 };
+    // Address helpers read the micro-op itself.
+    this.memory.setUint16(UOP + 2, fields.pos, true);
+    for (const [i, value] of [a, b, c, d].entries()) this.memory.setUint8(UOP + 4 + i, value);
+    this.memory.setInt32(UOP + 8, imm, true);
+    this.memory.setInt32(UOP + 12, imm2, true);
     const { ending } = evaluate(stmts, [], this.#context(fields));
     if (ending?.kind === "next") {
       this.rip = rip + BigInt(length);

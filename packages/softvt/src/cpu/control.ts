@@ -26,7 +26,7 @@ const has = (value: I32, mask: number): I32 => value.and(mask).ne(0);
  * Loads PDPTE0 to PDPTE3 from the table at `cr3` (SDM Vol. 3A sec. 4.4.1): #GP(0) where a present entry has
  * a reserved bit set, with none changed.
  */
-const loadPdptes = fn("loadPdptes", ["i64"], undefined, (f, cr3) => {
+export const loadPdptes = fn("loadPdptes", ["i64"], undefined, (f, cr3) => {
   const base = cr3.and(0xffff_ffe0n);
   const entries = [0, 1, 2, 3].map((i) => f.let(f.call<I64>(systemReadPhysical, base.add(8 * i))));
   for (const entry of entries) refuse(f, entry.bit(0).and(entry.and(PDPTE_RESERVED).ne(0)), Vector.GP);

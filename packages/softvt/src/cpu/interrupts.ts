@@ -19,7 +19,7 @@ import {
 import { Slot } from "./slots.ts";
 import { get32, get64, RFLAGS, set32, set64, Vector } from "./state.ts";
 import { longMode, nonCanonical, refuse, returnOnEvent, systemRead } from "./system.ts";
-import { taskGate } from "./task.ts";
+import { TaskSource, throughTaskGate } from "./task.ts";
 
 /**
  * Delivery of interrupts and exceptions (SDM Vol. 3A ch. 6; Vol. 2 INT n): through the interrupt vector table
@@ -180,7 +180,7 @@ const deliverProtected = fn(
     refuse(f, known.eqz().or(refused), Vector.GP, idtError(vector));
     refuse(f, Descriptor.absent(gate), Vector.NP, idtError(vector));
     f.if(isTask, () => {
-      f.call(taskGate, gate, error, hasError, rip);
+      f.call(throughTaskGate, gate, f.i32(TaskSource.CALL), flags.wrap(), rip, hasError, error);
       f.return();
     });
     f.call(deliverGate, gate, error, hasError, flags, rip);
@@ -290,6 +290,7 @@ const isOneOf = (f: Builder, vectors: number, vector: I32): I32 =>
 /**
  * Delivers an event: (vector, error code, whether it is pushed, `EventKind`, RIP to push). Faults on the way
  * are delivered in its place, or become a double fault, as SDM Vol. 3A table 6-5 says.
+ * Task switches end the loop at the latest when every TSS is busy.
  *
  * Returns 0 when delivered (`Cpu.RIP` is the handler, the mode updated, EVENT clear), 1 on a triple fault.
  * An access that would leave the engine (an IDT or a stack in MMIO space) cannot be repeated here and
@@ -303,6 +304,7 @@ export const deliverEvent = fn(
     const vector = f.variable("i32", firstVector);
     const error = f.variable("i32", firstError);
     const hasError = f.variable("i32", firstHasError);
+    const resume = f.variable("i64", rip);
     const software = f.variable(
       "i32",
       kind.eq(EventKind.SOFTWARE_INTERRUPT).or(kind.eq(EventKind.SOFTWARE_EXCEPTION)),
@@ -323,12 +325,24 @@ export const deliverEvent = fn(
       const flags = image.or(faulting.u64().shl(16));
       // The handler of #DB may use the debug registers: general detect goes off.
       f.if(v.eq(Vector.DB), () => set64(f, DR7, get64(f, DR7).and(~0x2000n)));
-      f.call(enterHandler, v, error.get(), hasError.get(), software.get(), flags, rip);
+      f.call(enterHandler, v, error.get(), hasError.get(), software.get(), flags, resume.get());
       const event = get32(f, Cpu.EVENT);
       f.if(event.eqz(), () => f.return(f.i32(0)));
       set32(f, Cpu.EVENT, Event.NONE);
       f.if(event.ne(Event.FAULT), () => f.return(f.i32(1)));
       const second = get32(f, Cpu.EXC_VECTOR);
+      // Delivered by a task switch, and the new task begins with an exception of its own.
+      f.if(get32(f, Slot.TASK_COMMITTED), () => {
+        set32(f, Slot.TASK_COMMITTED, 0);
+        vector.set(second);
+        error.set(get32(f, Cpu.EXC_ERROR));
+        hasError.set(get32(f, Cpu.EXC_HAS_ERROR));
+        severity.set(classOf(second));
+        software.set(f.i32(0));
+        isException.set(f.i32(1));
+        resume.set(get64(f, Cpu.RIP));
+        f.continue(again);
+      });
       const first = severity.get();
       const then = f.let(classOf(second));
       f.if(first.eq(3), () => f.return(f.i32(1)));

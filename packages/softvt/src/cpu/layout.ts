@@ -221,6 +221,9 @@ export const Cpu = {
   LARGE_1G: take(8),
   /** Cached EPT translations. */
   NTLB: take(8, NTLB_ENTRIES),
+  /** Groups of eight TLB entries, a bit each, that were filled since the last flush. */
+  TLB_FILLED: take(8, 6),
+
   /** Three TLBs, in the order of `TlbMode`. */
   TLBS: at((next + 4095) & -4096, 16, (3 * TLB_BYTES) / 16),
 } as const;

@@ -49,7 +49,6 @@ export const MSRS: readonly Msr[] = [
   { index: 0x174, field: Cpu.SYSENTER_CS, refuses: only(0xffff_ffffn) },
   { index: 0x175, field: Cpu.SYSENTER_ESP, refuses: canonical },
   { index: 0x176, field: Cpu.SYSENTER_EIP, refuses: canonical },
-  { index: 0x1a0, field: Cpu.MISC_ENABLE },
   // Last-branch records and branch stepping are not done.
   { index: 0x1d9, field: Cpu.DEBUGCTL, refuses: only(0n) },
   { index: 0x277, field: Cpu.PAT, refuses: badPat },

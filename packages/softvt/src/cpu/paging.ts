@@ -28,6 +28,9 @@ const LARGE = 0x80;
 const EPT_ACCESSED = 0x100;
 const EPT_DIRTY = 0x200;
 
+/** Eight TLB entries: a bit of `Cpu.TLB_FILLED`. */
+const GROUP_SHIFT = 8;
+
 const tlbOf = (f: Builder, mode: number): I32 => f.cpu.add(Cpu.TLBS + mode * TLB_BYTES);
 
 /** Walks EPT for guest-physical `gpa`: arena page | permissions, or 0 where nothing is mapped. */
@@ -298,6 +301,10 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
     .and(data);
   const canRead = rights.and(data);
   const canExecute = rights.shrU(2).and(walk.noExecute.get().eqz());
+  const group = f.let(entry.sub(tlbOf(f, 0)).shrU(GROUP_SHIFT));
+  const filledAt = f.let(f.cpu.add(group.shrU(6).shl(3)));
+  const filled = f.load("i64.load", filledAt, Cpu.TLB_FILLED);
+  f.store("i64.store", filledAt, filled.or(f.i64(1).shl(group.u64())), Cpu.TLB_FILLED);
   f.store("i64.store", entry, canRead.select(tag, f.i64(TLB_INVALID)), TlbEntry.READ);
   f.store("i64.store", entry, canWrite.select(tag, f.i64(TLB_INVALID)), TlbEntry.WRITE);
   f.store("i64.store", entry, canExecute.select(tag, f.i64(TLB_INVALID)), TlbEntry.EXECUTE);
@@ -322,15 +329,25 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
 /** Forgets every translation of this vCPU: CR3, CR0, CR4 and EFER writes, and changes of EPT. */
 export const flushTlb = fn("flushTlb", [], undefined, (f) => {
   f.fill(f.cpu.add(Cpu.LARGE_2M), f.i32(0), f.i32(65 * 8));
-  const entry = f.variable("i32", tlbOf(f, 0));
-  const end = f.let(tlbOf(f, 3));
-  f.loop((loop) => {
-    const at = entry.get();
-    for (const tag of [TlbEntry.READ, TlbEntry.WRITE, TlbEntry.EXECUTE])
-      f.store("i64.store", at, f.i64(TLB_INVALID), tag);
-    entry.set(at.add(TLB_ENTRY_BYTES));
-    f.if(at.add(TLB_ENTRY_BYTES).eq(end), () => f.break(loop));
-  });
+  const invalid = f.v128(TLB_INVALID | (TLB_INVALID << 64n));
+  for (let word = 0; word < 6; word++) {
+    const filled = f.variable("i64", get64(f, Cpu.TLB_FILLED + 8 * word));
+    f.block((done) => {
+      f.loop((again) => {
+        const bits = filled.get();
+        f.if(bits.eqz(), () => f.break(done));
+        const group = f.let(f.cpu.add(bits.ctz().wrap().shl(GROUP_SHIFT)));
+        for (let i = 0; i < 8; i++) {
+          const at = Cpu.TLBS + (word << (6 + GROUP_SHIFT)) + i * TLB_ENTRY_BYTES;
+          f.store("v128.store", group, invalid, at + TlbEntry.READ);
+          f.store("i64.store", group, f.i64(TLB_INVALID), at + TlbEntry.EXECUTE);
+        }
+        filled.set(bits.and(bits.sub(1)));
+        f.continue(again);
+      });
+    });
+    set64(f, Cpu.TLB_FILLED + 8 * word, 0);
+  }
 });
 
 /** Forgets the cached EPT translations. */

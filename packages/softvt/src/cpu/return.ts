@@ -1,6 +1,6 @@
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { stackMask } from "./address.ts";
-import { writeFlags } from "./flags.ts";
+import { readFlags, writeFlags } from "./flags.ts";
 import { setStackPointer, stackPeek } from "./frame.ts";
 import { Cpu, gpr, Mode, Seg } from "./layout.ts";
 import { iopl, limitOf, realMode, updateMode, v86Mode } from "./mode.ts";
@@ -188,14 +188,14 @@ const returnToV86 = fn("returnToV86", ["i64", "i32", "i32"], undefined, (f, rip,
   f.call(updateMode);
 });
 
-/** IRET with operand size `bytes` (2, 4 or 8). */
-export const interruptReturn = fn("interruptReturn", ["i32"], undefined, (f, bytes) => {
+/** IRET with operand size `bytes` (2, 4 or 8); `next` is the RIP behind it, which a task switch saves. */
+export const interruptReturn = fn("interruptReturn", ["i32", "i64"], undefined, (f, bytes, next) => {
   const flags = get32(f, Cpu.RFLAGS);
   const real = f.let(realMode(f));
   const v86 = f.let(v86Mode(f));
   f.if(real.eqz().and(v86.eqz()).and(flags.and(RFLAGS.NT).ne(0)), () => {
     refuse(f, longMode(f), Vector.GP);
-    f.call(returnFromTask);
+    f.call(returnFromTask, f.call<I32>(readFlags), next);
     returnOnEvent(f);
     set32(f, Cpu.NMI_BLOCKED, 0);
     f.return();

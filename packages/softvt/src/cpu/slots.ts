@@ -12,8 +12,8 @@ export const Slot = {
   EFER_ALLOWED: slot(3),
   /** i32: 1 if the instruction just executed takes no single-step trap (it delivered an event). */
   NO_STEP_TRAP: slot(4),
-  /** i32: DR6 bits of debug conditions met by the current instruction, reported after it (task switch with T set). */
-  PENDING_DEBUG: slot(5),
+  /** i32: 1 once a task switch has taken effect: a fault behind that point belongs to the new task. */
+  TASK_COMMITTED: slot(5),
 
   /** The stack that an event or far transfer pushes its frame on, until it is committed; see cpu/frame.ts. */
   FRAME_BASE: slot(8),

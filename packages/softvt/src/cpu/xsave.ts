@@ -1,3 +1,4 @@
+import { initX87, updateSummary } from "../fpu/status.ts";
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { Cpu, Mode } from "./layout.ts";
 import { Access, noteWrite, probe } from "./memory.ts";
@@ -37,9 +38,9 @@ const isCode64 = (f: Builder): I32 => get32(f, Cpu.MODE).and(Mode.CODE_MASK).eq(
 
 /**
  * Copies `bytes` bytes between guest memory at `va` and the stage (`write`: 1 to memory), or raises with
- * nothing copied.
+ * nothing copied. `bytes` is at most STAGE's size.
  */
-const moveArea = fn("moveArea", ["i64", "i32", "i32"], undefined, (f, va, bytes, write) => {
+export const moveArea = fn("moveArea", ["i64", "i32", "i32"], undefined, (f, va, bytes, write) => {
   const tlb = get32(f, Cpu.TLB);
   const access = f.i32(Access.READ).or(write);
   const first = f.let(f.call<I32>(probe, va, access, tlb));
@@ -145,17 +146,15 @@ const loadX87 = fn("loadX87", ["i32"], undefined, (f, wide) => {
     tags.set(tags.get().or(tag.shl(physical.shl(1))));
   }
   set32(f, Cpu.FTW, tags.get());
+  // ES and B are not loaded: they follow from the flags and masks that are.
+  f.call(updateSummary);
 });
 
 /** x87 as FNINIT leaves it, registers cleared. */
-const initX87 = fn("initX87", [], undefined, (f) => {
+const clearX87 = (f: Builder): void => {
   f.fill(f.cpu.add(Cpu.FPR), f.i32(0), f.i32(128));
-  set32(f, Cpu.FCW, 0x37f);
-  set32(f, Cpu.FTW, 0xffff);
-  for (const field of [Cpu.FSW, Cpu.TOP, Cpu.FOP, Cpu.FCS, Cpu.FDS]) set32(f, field, 0);
-  set64(f, Cpu.FIP, 0);
-  set64(f, Cpu.FDP, 0);
-});
+  f.call(initX87);
+};
 
 const loadXmm = fn("loadXmm", ["i32"], undefined, (f, present) => {
   const bytes = f.let(isCode64(f).select(f.i32(256), f.i32(128)));
@@ -225,7 +224,7 @@ export const xrstor = fn("xrstor", ["i64", "i64", "i32"], undefined, (f, va, req
     f.if(
       held.wrap().and(X87),
       () => f.call(loadX87, wide),
-      () => f.call(initX87),
+      () => clearX87(f),
     ),
   );
   f.if(sse, () => {

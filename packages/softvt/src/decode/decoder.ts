@@ -192,7 +192,8 @@ export class Decoder {
     const mod = modrm >> 6;
     const reg = (modrm >> 3) & 7;
     const rm = modrm & 7;
-    const isMemory = slot.hasModrm && mod !== 3;
+    // MOV to and from control and debug registers takes any mod for 3 (SDM Vol. 2, MOV CR).
+    const isMemory = slot.hasModrm && mod !== 3 && !(map === 1 && (byte & 0xfc) === 0x20);
 
     let spec: InsnSpec | undefined;
     const defaultSize = code === Mode.CODE16 ? 16 : 32;

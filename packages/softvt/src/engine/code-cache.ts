@@ -107,14 +107,14 @@ export class CodeCache {
     const eas: string[] = [];
     const { special } = this.#handlers;
     for (;;) {
-      const known = forms.length > 0 ? this.#instructions.get(CodeCache.#key(base + pos, mode)) : undefined;
-      if (known !== undefined) {
-        this.#emitSpecial(special.goto, pos, 0, 0, known);
-        break;
-      }
       if (pos === PAGE_BYTES || forms.length >= MAX_BLOCK) {
         // Going on at `pos` is going on one byte behind pos - 1.
         this.#emitSpecial(special.pageEnd, pos - 1, 1, 0, 0);
+        break;
+      }
+      const known = forms.length > 0 ? this.#instructions.get(CodeCache.#key(base + pos, mode)) : undefined;
+      if (known !== undefined) {
+        this.#emitSpecial(special.goto, pos, 0, 0, known);
         break;
       }
       const decoded = this.#decoder.decode(this.#bytes, base + pos, pos, mode);

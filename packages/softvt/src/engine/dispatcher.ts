@@ -1,6 +1,8 @@
+import { afterStep, instructionBreakpoint } from "../cpu/debug.ts";
 import { deliverEvent } from "../cpu/interrupts.ts";
 import { Cpu, Event, HASH, Mode, TLB_ENTRIES, TlbEntry } from "../cpu/layout.ts";
 import { hashEntry, lookupSlow } from "../cpu/lookup.ts";
+import { Slot } from "../cpu/slots.ts";
 import { get32, get64, RFLAGS, set32, set64, Vector } from "../cpu/state.ts";
 import { Builder, hostFn, type I32, type I64, wrap } from "../ir/builder.ts";
 import type { Stmt } from "../ir/ir.ts";
@@ -38,9 +40,6 @@ export const Local = {
   STEP_FLAGS: 8,
 } as const;
 
-/** `STEP_FLAGS`: what a step was made for. SHADOW bits below. */
-const STEP_TRAP = 0x100;
-
 class Dispatcher extends Builder {
   constructor() {
     super();
@@ -69,8 +68,12 @@ function exit(d: Dispatcher, reason: number): void {
 const is64 = (d: Dispatcher): I32 => get32(d, Cpu.MODE).and(Mode.CODE_MASK).eq(Mode.CODE64);
 const cut = (d: Dispatcher, rip: I64): I64 => is64(d).select(rip, rip.and(0xffff_ffffn));
 
-/** Delivers an event and exits on a triple fault. */
+/**
+ * Delivers an event and exits on a triple fault. It counts like an instruction: a handler that faults at once,
+ * for ever, must not outlast the budget.
+ */
 function deliver(d: Dispatcher, vector: I32, error: I32, hasError: I32, kind: number): void {
+  d.set(Local.LEFT, d.get32(Local.LEFT).sub(16));
   set32(d, Cpu.EVENT, Event.NONE);
   const failed = d.call<I32>(deliverEvent, vector, error, hasError, d.i32(kind), get64(d, Cpu.RIP));
   d.if(failed, () => exit(d, 2));
@@ -113,9 +116,11 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
       d.if(event.ne(Event.LOOKUP), () => set32(d, Cpu.REPLAY_NEXT, get32(d, Cpu.REPLAY_COUNT)));
     },
   );
-  const stepped = d.let(d.get32(Local.STEPPING).and(event.ne(Event.SYNC)));
+  const executedOne = event.ne(Event.SYNC).and(event.ne(Event.LOOKUP));
+  const stepped = d.let(d.get32(Local.STEPPING).ne(0).and(executedOne));
   const flags = d.get32(Local.STEP_FLAGS);
   d.set(Local.STEPPING, d.i32(0));
+  // A shadow ends with the instruction under it; one that this instruction began stays.
   d.if(stepped, () => set32(d, Cpu.SHADOW, get32(d, Cpu.SHADOW).and(flags.xor(-1))));
   d.if(event.eq(Event.EXIT_DONE), () => d.to("exit"));
   d.if(
@@ -125,11 +130,15 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
       deliver(d, get32(d, Cpu.EXC_VECTOR), get32(d, Cpu.EXC_ERROR), get32(d, Cpu.EXC_HAS_ERROR), 2);
     },
     () => {
-      const trap = d.let(stepped.and(flags.shrU(8)).and(1));
-      d.if(trap.or(event.eq(Event.TRAP)), () => {
-        d.if(trap, () => set64(d, Cpu.DR + 8 * 6, get64(d, Cpu.DR + 8 * 6).or(0x4000)));
-        deliver(d, d.i32(Vector.DB), d.i32(0), d.i32(0), 2);
-      });
+      d.if(
+        event.eq(Event.TRAP),
+        () => deliver(d, get32(d, Cpu.EXC_VECTOR), get32(d, Cpu.EXC_ERROR), get32(d, Cpu.EXC_HAS_ERROR), 2),
+        () =>
+          d.if(stepped, () => {
+            const trap = d.call<I32>(afterStep, flags);
+            d.if(trap, () => deliver(d, d.i32(Vector.DB), d.i32(0), d.i32(0), 2));
+          }),
+      );
     },
   );
   set32(d, Cpu.EVENT, Event.NONE);
@@ -142,24 +151,38 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
     deliver(d, inject.and(0xff), d.i32(0), d.i32(0), 0);
   });
   const shadow = get32(d, Cpu.SHADOW);
-  const unblocked = shadow.eqz().and(get32(d, Cpu.NMI_BLOCKED).eqz());
+  // An instruction that has its answers is executed before anything else may happen: its answers would
+  // otherwise go to whatever access comes next.
+  const answered = get32(d, Cpu.REPLAY_NEXT).ltU(get32(d, Cpu.REPLAY_COUNT));
+  const unblocked = shadow.or(answered).eqz().and(get32(d, Cpu.NMI_BLOCKED).eqz());
   d.if(get32(d, Cpu.NMI_PENDING).and(unblocked), () => {
     set32(d, Cpu.NMI_PENDING, 0);
     deliver(d, d.i32(Vector.NMI), d.i32(0), d.i32(0), 1);
   });
   const enabled = get32(d, Cpu.RFLAGS).shrU(9).and(1);
-  d.if(get32(d, Cpu.WANT_WINDOW).and(enabled).and(get32(d, Cpu.SHADOW).eqz()), () => exit(d, 7));
+  d.if(get32(d, Cpu.WANT_WINDOW).and(enabled).and(get32(d, Cpu.SHADOW).or(answered).eqz()), () => exit(d, 7));
   d.if(d.get32(Local.LEFT).ltS(0), () => exit(d, 52));
   d.set(Local.RIP, get64(d, Cpu.RIP));
 
   // One instruction on its own: a shadow ends behind it, a trap or an exit follows it.
   const rflags = get32(d, Cpu.RFLAGS);
-  const trapFlag = rflags.and(RFLAGS.TF).eqz().eqz();
-  d.if(get32(d, Cpu.SHADOW).or(trapFlag).or(get32(d, Cpu.STEP)), () => {
+  // TF and RF as `StepFlag` has them.
+  const began = rflags.and(RFLAGS.TF).or(rflags.and(RFLAGS.RF).shrU(7));
+  const armed = get64(d, Cpu.DR + 8 * 7).wrap().and(0xff);
+  const alone = get32(d, Cpu.SHADOW).or(rflags.and(RFLAGS.TF)).or(get32(d, Cpu.STEP)).or(armed);
+  d.if(alone, () => {
+    const linear = d.let(is64(d).select(d.rip, d.rip.add(get64(d, Cpu.SEG_BASE + 8)).and(0xffff_ffffn)));
+    d.if(armed, () => {
+      const hit = d.call<I32>(instructionBreakpoint, linear);
+      d.if(hit, () => {
+        deliver(d, d.i32(Vector.DB), d.i32(0), d.i32(0), 2);
+        set32(d, Cpu.EVENT, Event.LOOKUP);
+        d.to("slow");
+      });
+    });
     const found = d.call<I32>(lookupSlow, d.rip);
     d.set(Local.UOP, found);
     d.if(found.eqz(), () => d.to("slow"));
-    const linear = d.let(is64(d).select(d.rip, d.rip.add(get64(d, Cpu.SEG_BASE + 8)).and(0xffff_ffffn)));
     const entry = get32(d, Cpu.TLB).add(
       linear
         .shrU(7)
@@ -172,7 +195,8 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
     d.set(Local.LIMIT, single);
     d.set(Local.SAVED, d.get32(Local.LEFT));
     d.set(Local.STEPPING, d.i32(2));
-    d.set(Local.STEP_FLAGS, get32(d, Cpu.SHADOW).or(trapFlag.mul(STEP_TRAP)));
+    set32(d, Slot.NO_STEP_TRAP, 0);
+    d.set(Local.STEP_FLAGS, get32(d, Cpu.SHADOW).or(began));
     d.to("dispatch");
   });
   return { stmts: d.stmts, temps: d.tempCount };

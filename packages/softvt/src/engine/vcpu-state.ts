@@ -49,7 +49,6 @@ const MSRS: Readonly<Record<string, number>> = {
   "174": Cpu.SYSENTER_CS,
   "175": Cpu.SYSENTER_ESP,
   "176": Cpu.SYSENTER_EIP,
-  "1a0": Cpu.MISC_ENABLE,
   "1d9": Cpu.DEBUGCTL,
   "277": Cpu.PAT,
   da0: Cpu.XSS,
@@ -61,6 +60,10 @@ const MSRS: Readonly<Record<string, number>> = {
   c0000102: Cpu.KERNEL_GS_BASE,
   c0000103: Cpu.TSC_AUX,
 };
+
+/** Every MSR kept here, as zero: what RESET leaves of those that it does not set. */
+export const zeroMsrs = (): Record<string, bigint> =>
+  Object.fromEntries(Object.keys(MSRS).map((index) => [index, 0n]));
 
 const ACTIVITIES = ["active", "halted", "wait-for-sipi"] as const;
 const EMPTY_XMM = 16;

@@ -9,7 +9,7 @@ import {
 import { Cpu, Event } from "../cpu/layout.ts";
 import { Slot } from "../cpu/slots.ts";
 import type { EngineExports } from "./module.ts";
-import { type CpuView, prepareRestore, saveVcpu } from "./vcpu-state.ts";
+import { type CpuView, prepareRestore, saveVcpu, zeroMsrs } from "./vcpu-state.ts";
 
 const ACTIVITY_ACTIVE = 0;
 const ACTIVITY_WAIT_FOR_SIPI = 2;
@@ -66,6 +66,8 @@ export class SoftVcpu implements EngineVcpu {
     cpu.set64(Slot.CR4_ALLOWED, allowed.cr4);
     cpu.set64(Slot.XCR0_ALLOWED, allowed.xcr0);
     cpu.set64(Slot.EFER_ALLOWED, allowed.efer);
+    // Fresh memory is all zero tags, which would match page 0: the first flush must visit every entry.
+    for (let word = 0; word < 6; word++) cpu.set64(Cpu.TLB_FILLED + 8 * word, 0xffff_ffff_ffff_ffffn);
     this.reset("reset");
   }
 
@@ -204,6 +206,7 @@ export class SoftVcpu implements EngineVcpu {
       (cpu.get32(Cpu.RFLAGS) & 0x200) !== 0 &&
       cpu.get32(Cpu.SHADOW) === 0 &&
       cpu.get32(Cpu.INJECT) === 0 &&
+      cpu.get32(Cpu.REPLAY_NEXT) >= cpu.get32(Cpu.REPLAY_COUNT) &&
       cpu.get32(Cpu.ACTIVITY) !== ACTIVITY_WAIT_FOR_SIPI
     );
   }
@@ -235,6 +238,8 @@ export class SoftVcpu implements EngineVcpu {
 
   reset(kind: "reset" | "init"): void {
     const state = resetVcpuState();
+    // `restore` leaves alone what a state does not name: EFER.LMA must not outlive a reset.
+    state.msrs = { ...zeroMsrs(), ...state.msrs };
     if (kind === "init") {
       // INIT keeps the FPU, most MSRs, and CR0's cache bits (SDM Vol. 3A table 10-1).
       const before = this.save();

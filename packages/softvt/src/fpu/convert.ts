@@ -1,7 +1,7 @@
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Env, Flag, note } from "./env.ts";
-import { FORMATS, type Format, formatFn, isNaN, type Unpacked } from "./formats.ts";
+import { FORMATS, type Format, formatFn, isNan, type Unpacked } from "./formats.ts";
 import { BIAS, pack80, roundsUp, SPECIAL, TOP_BIT } from "./round.ts";
 import { pair, shiftRightSticky } from "./wide.ts";
 
@@ -9,11 +9,7 @@ import { pair, shiftRightSticky } from "./wide.ts";
 const fullPrecision = (env: I32): I32 => env.or(3 << Env.PC_SHIFT);
 
 /** The integer that `u` (finite, below 2^64) rounds to, as a magnitude. */
-function toMagnitude(
-  f: Builder,
-  u: Unpacked,
-  env: I32,
-): { magnitude: I64; up: I32; inexact: I32 } {
+function toMagnitude(f: Builder, u: Unpacked, env: I32): { magnitude: I64; up: I32; inexact: I32 } {
   const parts = shiftRightSticky(f, { hi: u.sig, lo: f.i64(0) }, f.let(f.i32(BIAS + 63).sub(u.exp)));
   const up = roundsUp(f, env, u.sign, parts.hi.wrap().and(1), parts.lo);
   return { magnitude: f.let(parts.hi.add(up.u64())), up, inexact: parts.lo.ne(0) };
@@ -55,7 +51,7 @@ const describeRoundToInteger = (format: Format, notesDenormal: boolean): Fn =>
   formatFn("roundToInteger", format, 1, ["i32"], format.result, (f, [raw], [env]) => {
     const u = format.unpack(f, raw!, env!);
     f.if(u.exp.geS(BIAS + 63), () => {
-      f.if(isNaN(u), () => format.returnNaN(f, raw!, raw!));
+      f.if(isNan(u), () => format.returnNaN(f, raw!, raw!));
       format.returnRaw(f, raw!);
     });
     f.if(u.sig.eqz(), () => format.returnZero(f, u.sign));
@@ -144,7 +140,10 @@ export const toBcd = formatFn("toBcd", FORMATS.f80, 1, ["i32"], "v128", (f, [raw
         f.if(done.get().eq(16), () => f.break(label));
       });
       const top = f.let(rest.get().divU(10));
-      const upper = top.shl(4).or(rest.get().sub(top.mul(10))).or(u.sign.u64().shl(15));
+      const upper = top
+        .shl(4)
+        .or(rest.get().sub(top.mul(10)))
+        .or(u.sign.u64().shl(15));
       f.return(pair(f, digits.get(), upper));
     });
   });
@@ -152,17 +151,14 @@ export const toBcd = formatFn("toBcd", FORMATS.f80, 1, ["i32"], "v128", (f, [raw
   f.return(pair(f, f.i64(0xc000_0000_0000_0000n), f.i64(0xffff)));
 });
 
-/** (bits, width) → the number in the 80-bit format as an arithmetic operand: what it is stays to be noted. */
+/** (bits) → the number as an 80-bit arithmetic operand: unrounded, NaNs as they are, WAS_DENORMAL as it was. */
 const describeWiden = (format: Format): Fn =>
   fn(`widen_${format.name}`, ["i64"], "v128", (f, bits) => {
     const u = format.unpack(f, [bits], f.i32(0));
-    const zero = u.sig.eqz();
-    const exp = zero.select(f.i32(0), u.exp);
-    const se = u.sign.shl(15).or(exp).or(u.denormal.shl(16));
-    f.return(pair(f, u.sig, se.u64()));
+    const exp = u.sig.eqz().select(f.i32(0), u.exp);
+    f.return(pair(f, u.sig, u.sign.shl(15).or(exp).or(u.denormal.shl(16)).u64()));
   });
 
-/** f32 or f64 → 80 bits with WAS_DENORMAL, signaling NaNs as they are. */
 export const WIDEN: Readonly<Record<"f32" | "f64", Fn>> = {
   f32: describeWiden(FORMATS.f32),
   f64: describeWiden(FORMATS.f64),

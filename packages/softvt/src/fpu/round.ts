@@ -49,11 +49,7 @@ function roundSig(f: Builder, env: I32, sign: I32, sig: I64, extra: I64, discard
   const bits = I32like(f, discard).u64();
   const unit = f.let(f.i64(1).shl(bits));
   const kept = sig.and(f.i64(0).sub(unit));
-  const fraction = f.let(
-    sig
-      .or(sticky(extra))
-      .shl(f.i64(64).sub(bits))
-  );
+  const fraction = f.let(sig.or(sticky(extra)).shl(f.i64(64).sub(bits)));
   const up = roundsUp(f, env, sign, sig.and(unit).ne(0), fraction);
   const sum = f.let(up.select(kept.add(unit), kept));
   return { sig: sum, carry: up.and(sum.eqz()), up, inexact: fraction.ne(0) };
@@ -63,10 +59,19 @@ const I32like = (f: Builder, x: number | I32): I32 => (typeof x === "number" ? f
 
 /**
  * Rounds to `target` and notes OE, UE, PE and UP. Unmasked overflow and underflow give the exponent wrapped by
- * 24576 (SDM Vol. 1 sec. 4.9.1.4 and 8.5.4), which only x87 registers receive. Tiny is what stays below the
- * least normal number after rounding with an unbounded exponent (sec. 4.9.1.5).
+ * 24576 (SDM Vol. 1 sec. 4.9.1.4 and 8.5.4), which only x87 registers receive; where that is still out of range
+ * (FSCALE), infinity or zero. Tiny is what stays below the least normal number after rounding with an
+ * unbounded exponent (sec. 4.9.1.5).
  */
-function describeRound(f: Builder, sign: I32, exp: I32, sig: I64, extra: I64, env: I32, target: Target): void {
+function describeRound(
+  f: Builder,
+  sign: I32,
+  exp: I32,
+  sig: I64,
+  extra: I64,
+  env: I32,
+  target: Target,
+): void {
   const min = I32like(f, target.min);
   const max = I32like(f, target.max);
   const first = roundSig(f, env, sign, sig, extra, target.discard);
@@ -83,11 +88,15 @@ function describeRound(f: Builder, sign: I32, exp: I32, sig: I64, extra: I64, en
     undefined,
     true,
   );
-  const clamp = (e: I32): I32 => e.ltS(0).select(f.i32(0), e.gtS(0x7ffe).select(f.i32(0x7ffe), e));
   f.if(exact.gtS(max), () => {
+    const wrapped = exact.sub(24576);
     f.if(env.and(Env.OM).eqz(), () => {
+      f.if(wrapped.gtS(0x7ffe), () => {
+        note(f, Flag.OE | Flag.PE | Flag.UP);
+        f.return(pack80(f, sign, f.i32(SPECIAL), f.i64(TOP_BIT)));
+      });
       noteInexact(first, Flag.OE);
-      f.return(pack80(f, sign, clamp(exact.sub(24576)), significand));
+      f.return(pack80(f, sign, wrapped, significand));
     });
     const mode = f.let(roundingOf(env));
     const toInfinity = f.let(mode.eqz().or(mode.eq(f.i32(2).sub(sign))));
@@ -97,9 +106,14 @@ function describeRound(f: Builder, sign: I32, exp: I32, sig: I64, extra: I64, en
       pack80(f, sign, toInfinity.select(f.i32(SPECIAL), max), toInfinity.select(f.i64(TOP_BIT), greatest)),
     );
   });
+  const wrapped = exact.add(24576);
   f.if(env.and(Env.UM).eqz(), () => {
+    f.if(wrapped.leS(0), () => {
+      note(f, Flag.UE | Flag.PE);
+      f.return(pack80(f, sign, f.i32(0), f.i64(0)));
+    });
     noteInexact(first, Flag.UE);
-    f.return(pack80(f, sign, clamp(exact.add(24576)), significand));
+    f.return(pack80(f, sign, wrapped, significand));
   });
   f.if(env.and(Env.FTZ), () => {
     note(f, Flag.UE | Flag.PE);

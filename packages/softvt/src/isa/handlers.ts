@@ -52,7 +52,7 @@ export function buildHandlers(): HandlerTable {
   const add = (handler: Handler): number => (handler.hot ? hot.push(handler) - 1 : -cold.push(handler));
   const special = {} as Record<SpecialName, number>;
   for (const [name, describe] of Object.entries(SPECIAL))
-    special[name as SpecialName] = add({ name, hot: name !== "straddle", describe });
+    special[name as SpecialName] = add({ name, hot: true, describe });
 
   const forms = new Map<InsnSpec, (Form | undefined)[]>();
   for (const spec of SPECS) {

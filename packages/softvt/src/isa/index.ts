@@ -2,3 +2,4 @@ import "./integer/index.ts";
 import "./sse/index.ts";
 import "./sse-float/index.ts";
 import "./system/index.ts";
+import "./x87/index.ts";

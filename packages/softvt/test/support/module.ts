@@ -1,10 +1,9 @@
 import { UOP_FIELDS } from "../../src/cpu/uop.ts";
 import { hostFunctions } from "../../src/ir/builder.ts";
-import { emit } from "../../src/ir/emit.ts";
+import { emit, LocalPool } from "../../src/ir/emit.ts";
 import type { Fn } from "../../src/ir/ir.ts";
 import { ByteWriter, ModuleBuilder } from "../../src/wasm/encoder.ts";
 import { LOADS, type WasmType } from "../../src/wasm/opcodes.ts";
-import { LocalPool } from "../../src/ir/emit.ts";
 
 /** Where the vCPU block and whatever a test wants lie in a test module's memory. */
 export const CPU_ADDRESS = 0x1000;
@@ -53,6 +52,7 @@ export function compile(exported: readonly Fn[], snippets: readonly Snippet[] = 
     params: readonly WasmType[],
     body: { stmts: Parameters<typeof emit>[0]; temps: number },
     isSnippet: boolean,
+    hasResult: boolean,
   ): void => {
     const out = new ByteWriter();
     const locals = new LocalPool(params.length);
@@ -71,17 +71,17 @@ export function compile(exported: readonly Fn[], snippets: readonly Snippet[] = 
         out.raw([0x41, how.kind === "next" ? 0 : 1, 0x0f]);
       },
     });
-    out.u8(0x00);
+    if (isSnippet || hasResult) out.u8(0x00);
     module.define(index, locals.types, out.view());
   };
   for (const fn of exported) module.exportFunction(fn.name, indexOf(fn));
   for (const snippet of snippets) {
     const index = module.declare({ params: ["i32"], results: ["i32"] });
     module.exportFunction(snippet.name, index);
-    define(index, ["i32"], snippet.describe(), true);
+    define(index, ["i32"], snippet.describe(), true, true);
   }
   for (let fn = pending.pop(); fn !== undefined; fn = pending.pop())
-    define(indices.get(fn)!, fn.params, fn.body!(), false);
+    define(indices.get(fn)!, fn.params, fn.body!(), false, fn.result !== undefined);
   const memory = new WebAssembly.Memory({ initial: MEMORY_PAGES, maximum: MEMORY_PAGES, shared: true });
   const instance = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), {
     env: { ...env, memory, cpu: CPU_ADDRESS },

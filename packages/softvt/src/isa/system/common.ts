@@ -2,6 +2,7 @@ import { segmentAddress, stackMask } from "../../cpu/address.ts";
 import { setStackPointer } from "../../cpu/frame.ts";
 import { Cpu, Event, gpr, Mode, Seg } from "../../cpu/layout.ts";
 import { readMemory, writeMemory } from "../../cpu/memory.ts";
+import { Slot } from "../../cpu/slots.ts";
 import { get32, get64, set32, Vector } from "../../cpu/state.ts";
 import { LOW32 } from "../../cpu/system.ts";
 import type { I32, I64 } from "../../ir/builder.ts";
@@ -13,6 +14,21 @@ import type { Insn } from "../insn.ts";
 export function finish(c: Insn): void {
   set32(c, Cpu.EVENT, Event.BRANCH);
   c.leave();
+}
+
+/**
+ * Ends an instruction that transferred control by a function: as `finish`, or by its fault. A fault behind a
+ * task switch is the new task's, with the RIP in `Cpu.RIP`.
+ */
+export function finishTransfer(c: Insn): void {
+  c.unlikely(get32(c, Cpu.EVENT), () => {
+    c.if(get32(c, Slot.TASK_COMMITTED), () => {
+      set32(c, Slot.TASK_COMMITTED, 0);
+      set32(c, Cpu.EVENT, Event.TRAP);
+    });
+    c.leave();
+  });
+  finish(c);
 }
 
 export const in64 = (c: Insn): I32 => get32(c, Cpu.MODE).and(Mode.CODE_MASK).eq(Mode.CODE64);

@@ -1,9 +1,9 @@
-import { updateSse } from "../../cpu/sse-state.ts";
 import { writeCr0, writeCr3, writeCr4, writeXcr0 } from "../../cpu/control.ts";
 import { Cpu, Event } from "../../cpu/layout.ts";
 import { replayed } from "../../cpu/memory.ts";
 import { updateMode } from "../../cpu/mode.ts";
 import { flushPage, flushTlb } from "../../cpu/paging.ts";
+import { updateSse } from "../../cpu/sse-state.ts";
 import { CR0, get32, get64, RFLAGS, set32, set64, Vector } from "../../cpu/state.ts";
 import { nonCanonical } from "../../cpu/system.ts";
 import type { I64 } from "../../ir/builder.ts";

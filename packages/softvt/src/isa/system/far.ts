@@ -3,7 +3,7 @@ import { farCall, farJump } from "../../cpu/transfer.ts";
 import type { I32, I64 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
-import { finish, readOperandAt, visible } from "./common.ts";
+import { finishTransfer, readOperandAt, visible } from "./common.ts";
 
 /** Far jumps, calls and returns (SDM Vol. 2 JMP, CALL, RET). */
 
@@ -18,15 +18,13 @@ function pointer(c: Insn): { selector: I32; offset: I64 } {
 function jump(c: Insn): void {
   const { selector, offset } = pointer(c);
   c.call(farJump, selector, offset, visible(c, c.nextRip()));
-  c.leaveOnEvent();
-  finish(c);
+  finishTransfer(c);
 }
 
 function call(c: Insn): void {
   const { selector, offset } = pointer(c);
   c.call(farCall, selector, offset, c.i32(c.opsize / 8), visible(c, c.nextRip()));
-  c.leaveOnEvent();
-  finish(c);
+  finishTransfer(c);
 }
 
 insn("JMP", "EA", "Ap", { mode: "no64", sizes: [16, 32], ends: true }, jump);
@@ -36,12 +34,10 @@ insn("CALL", "FF /3", "Mp", { sizes: [16, 32, 64], ends: true }, call);
 
 insn("RETF", "CB", "", { sizes: [16, 32, 64], ends: true }, (c) => {
   c.call(farReturn, c.i32(c.opsize / 8), c.i32(0));
-  c.leaveOnEvent();
-  finish(c);
+  finishTransfer(c);
 });
 
 insn("RETF", "CA", "Iw", { sizes: [16, 32, 64], ends: true }, (c) => {
   c.call(farReturn, c.i32(c.opsize / 8), c.field("imm").and(0xffff));
-  c.leaveOnEvent();
-  finish(c);
+  finishTransfer(c);
 });

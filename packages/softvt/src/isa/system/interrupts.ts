@@ -7,7 +7,7 @@ import { get32, RFLAGS, set32, Vector } from "../../cpu/state.ts";
 import type { I32 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
-import { finish, visible } from "./common.ts";
+import { finishTransfer, visible } from "./common.ts";
 
 /** Software interrupts and IRET (SDM Vol. 2 INT n, IRET). A fault on the way is a fault of the instruction. */
 
@@ -18,15 +18,13 @@ function interrupt(c: Insn, vector: I32, software: number): void {
 
 insn("INT3", "CC", "", { ends: true }, (c) => {
   interrupt(c, c.i32(Vector.BP), 1);
-  c.leaveOnEvent();
-  finish(c);
+  finishTransfer(c);
 });
 
 insn("INT", "CD", "Ib", { ends: true }, (c) => {
   c.faultIf(v86Mode(c).and(iopl(c).ne(3)), Vector.GP);
   interrupt(c, c.field("imm").and(0xff), 1);
-  c.leaveOnEvent();
-  finish(c);
+  finishTransfer(c);
 });
 
 insn("INTO", "CE", "", { ends: true, mode: "no64" }, (c) => {
@@ -34,8 +32,7 @@ insn("INTO", "CE", "", { ends: true, mode: "no64" }, (c) => {
     c.call<I32>(overflowFlag),
     () => {
       interrupt(c, c.i32(Vector.OF), 1);
-      c.leaveOnEvent();
-      finish(c);
+      finishTransfer(c);
     },
     () => c.resync(),
   );
@@ -48,13 +45,11 @@ insn("INT1", "F1", "", { ends: true }, (c) => {
     const vector = get32(c, Cpu.EXC_VECTOR);
     const ext = vector.geU(Vector.TS).and(vector.leU(Vector.GP));
     set32(c, Cpu.EXC_ERROR, get32(c, Cpu.EXC_ERROR).or(ext));
-    c.leave();
   });
-  finish(c);
+  finishTransfer(c);
 });
 
 insn("IRET", "CF", "", { ends: true, sizes: [16, 32, 64] }, (c) => {
-  c.call(interruptReturn, c.i32(c.opsize / 8));
-  c.leaveOnEvent();
-  finish(c);
+  c.call(interruptReturn, c.i32(c.opsize / 8), visible(c, c.nextRip()));
+  finishTransfer(c);
 });

@@ -23,6 +23,7 @@ insn("CPUID", "0F A2", "", {}, (c) => {
     set32(c, Cpu.EXIT_B, c.readGpr(1, 32).wrap());
     exit(c, 10);
   };
+  const leaf = c.let(c.readGpr(0, 32));
   const low = c.variable("i64", c.i64(0));
   replayed(c, (value) => low.set(value), ask);
   replayed(
@@ -30,7 +31,10 @@ insn("CPUID", "0F A2", "", {}, (c) => {
     (high) => {
       c.writeGpr(0, 32, low.get());
       c.writeGpr(3, 32, low.get().shrU(32));
-      c.writeGpr(1, 32, high);
+      // Leaf 1 mirrors CR4.OSXSAVE, which the host does not know.
+      const osxsave = get64(c, Cpu.CR4).shrU(18).and(1).shl(27);
+      const patched = high.and(~(1n << 27n)).or(osxsave);
+      c.writeGpr(1, 32, leaf.eq(1).select(patched, high));
       c.writeGpr(2, 32, high.shrU(32));
     },
     ask,
