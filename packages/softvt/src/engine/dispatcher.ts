@@ -168,7 +168,9 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
   const rflags = get32(d, Cpu.RFLAGS);
   // TF and RF as `StepFlag` has them.
   const began = rflags.and(RFLAGS.TF).or(rflags.and(RFLAGS.RF).shrU(7));
-  const armed = get64(d, Cpu.DR + 8 * 7).wrap().and(0xff);
+  const armed = get64(d, Cpu.DR + 8 * 7)
+    .wrap()
+    .and(0xff);
   // So does one whose answers hold an interrupt or NMI off.
   const delays = answering.and(get32(d, Cpu.WANT_WINDOW).or(get32(d, Cpu.NMI_PENDING)));
   const alone = get32(d, Cpu.SHADOW).or(rflags.and(RFLAGS.TF)).or(get32(d, Cpu.STEP)).or(armed).or(delays);
