@@ -120,7 +120,8 @@ export class ModuleBuilder {
 
   /** Declares a function whose code comes later; returns its index. */
   declare(signature: Signature, name?: string): number {
-    const index = this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
+    const index =
+      this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
     if (name !== undefined) this.#names.set(index, name);
     return index;
   }
