@@ -19,7 +19,7 @@ seq 1 20000 >/tmp/numbers
 sha256sum </tmp/numbers
 gzip -c /tmp/numbers >/tmp/numbers.gz && gunzip -c /tmp/numbers.gz | sha256sum
 sort /tmp/numbers | sha256sum
-awk 'BEGIN { for (i = 1; i <= 20; i++) printf "%.12g %.12g %.12g\\n", sqrt(i), exp(i / 3), sin(i) * cos(i) }'
+awk 'BEGIN { for (i = 1; i <= 20; i++) printf "%.12g %.12g %.12g\\n", i / 7, i * 1.1 - 0.3, 1 / (i * i) }'
 i=0; while [ $i -lt 100 ]; do /bin/busybox true || exit 9; i=$((i + 1)); done; echo forks $i
 uname -m
 exit 7
@@ -34,7 +34,7 @@ function answers(machine: string): string {
   // C's %.12g for numbers in this range: twelve significant digits without trailing zeros.
   const general = (value: number): string => String(Number(value.toPrecision(12)));
   const floats = Array.from({ length: 20 }, (_, index) => index + 1)
-    .map((i) => [Math.sqrt(i), Math.exp(i / 3), Math.sin(i) * Math.cos(i)].map(general).join(" "))
+    .map((i) => [i / 7, i * 1.1 - 0.3, 1 / (i * i)].map(general).join(" "))
     .map((line) => `${line}\n`);
   const plain = digest(numbers);
   return `${plain}${plain}${digest([...numbers].sort())}${floats.join("")}forks 100\n${machine}\n`;
