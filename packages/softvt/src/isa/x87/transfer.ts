@@ -60,12 +60,13 @@ function read80(c: Insn): [I64, I32] {
   return [low, high];
 }
 
-/** Writes ten bytes: that the last of them may be written is made sure before the first is. */
+/** Writes ten bytes: that the first and the last of them may be written is made sure before any is. */
 function write80(c: Insn, low: I64, high: I64): void {
   const va = address80(c, true);
-  const last = c.let(wrapLinear(c, va.add(9)));
-  const host = c.call<I32>(probe, last, c.i32(Access.WRITE), get32(c, Cpu.TLB));
-  c.unlikely(host.eqz(), () => c.leave());
+  for (const end of [va, c.let(wrapLinear(c, va.add(9)))]) {
+    const host = c.call<I32>(probe, end, c.i32(Access.WRITE), get32(c, Cpu.TLB));
+    c.unlikely(host.eqz(), () => c.leave());
+  }
   c.writeAt(64, va, low);
   c.writeAt(16, c.let(wrapLinear(c, va.add(8))), high);
 }
