@@ -38,18 +38,44 @@ const DIFFERENCES: readonly KnownDifference[] = [
       test.form.operandBits === 32 && host.end.kind === "landed" && engine.end.kind === "landed",
   },
   {
-    names: /^(CMPS|SCAS)/,
-    reason: "which operand is read first, and so faults, is the processor's own affair",
+    names: /^(CMPS|SCAS|MOVS)[BWDQ]?$/,
+    reason: "where both operands fault, which one does first is the processor's own affair",
     applies: (_, host, engine) => bothPageFault(host, engine) && host.rip === engine.rip,
   },
   {
+    names: /^(INS|OUTS)[BWD]?$/,
+    reason: "a count of zero: AMD asks for permission all the same",
+    applies: ({ state }, host, engine) =>
+      host.end.kind === "fault" && engine.end.kind === "landed" && (state.gpr[1]! & 0xffffn) === 0n,
+  },
+  {
+    names: /^CALL$/,
+    reason: "where target and stack are both bad, AMD finds the stack first (SDM Vol. 2, CALL: the target)",
+    applies: (_, host, engine) =>
+      host.end.kind === "fault" &&
+      engine.end.kind === "fault" &&
+      host.end.vector === 12 &&
+      engine.end.vector === 13,
+  },
+  {
     names: /^ARPL$/,
-    reason: "AMD reads before it knows that it writes: the error code's W bit",
-    applies: (_, host, engine) => bothPageFault(host, engine) && (errorCode(host) ^ errorCode(engine)) === 2,
+    reason: "AMD writes only what changes, the engine takes the operand for writing at once",
+    applies: (_, host, engine) =>
+      bothPageFault(host, engine)
+        ? (errorCode(host) ^ errorCode(engine)) === 2
+        : engine.end.kind === "fault" && host.end.kind === "landed" && (host.rflags & 0x40) === 0,
+  },
+  {
+    names: /^FU?COMIP?$/,
+    reason:
+      "C1 is cleared, flags stay with an unmasked invalid operand (SDM Vol. 2, FCOMI); AMD does neither",
+    applies: ({ state }, host, engine) =>
+      (state.fx.fcw & 1) === 0 || (host.fx.fsw ^ (engine.fx?.fsw ?? 0)) === 0x200,
   },
   {
     names: /^(FISTT?P?|FST|FSTP|FBSTP)$/,
-    reason: "AMD looks at the destination before it finds an unmasked exception that keeps it from being written",
+    reason:
+      "AMD looks at the destination before it finds an unmasked exception that keeps it from being written",
     applies: ({ state }, host) =>
       host.end.kind === "fault" && host.end.vector === PAGE_FAULT && (state.fx.fcw & 0x3f) !== 0x3f,
   },

@@ -60,11 +60,13 @@ function read80(c: Insn): [I64, I32] {
   return [low, high];
 }
 
-/** Writes ten bytes: that the first and the last of them may be written is made sure before any is. */
+/** Writes ten bytes: that each page of them may be written is made sure before any is. */
 function write80(c: Insn, low: I64, high: I64): void {
   const va = address80(c, true);
-  for (const end of [va, c.let(wrapLinear(c, va.add(9)))]) {
-    const host = c.call<I32>(probe, end, c.i32(Access.WRITE), get32(c, Cpu.TLB));
+  const last = c.let(wrapLinear(c, va.add(9)));
+  const second = c.let(last.xor(va).shrU(12).ne(0).select(last.and(~0xfffn), va));
+  for (const part of [va, second]) {
+    const host = c.call<I32>(probe, part, c.i32(Access.WRITE), get32(c, Cpu.TLB));
     c.unlikely(host.eqz(), () => c.leave());
   }
   c.writeAt(64, va, low);
@@ -188,15 +190,7 @@ for (const [name, digit, pops] of [
       writeOperand,
     );
 }
-store(
-  "FSTP",
-  "DB /7",
-  "M",
-  1,
-  (c, sig, se) => pair(c, sig, se.u64()),
-  bits(3n << 62n, 0xffffn),
-  write80,
-);
+store("FSTP", "DB /7", "M", 1, (c, sig, se) => pair(c, sig, se.u64()), bits(3n << 62n, 0xffffn), write80);
 store(
   "FBSTP",
   "DF /6",
@@ -308,4 +302,3 @@ for (const [name, digit, cc] of [
     x87(`FCMOV${inverted === 1 ? "N" : ""}${name}`, `${opcode} /${digit}`, "Nq", (c) =>
       c.call<I32>(moveIf, c.field("b"), condition(c, cc | inverted)),
     );
-

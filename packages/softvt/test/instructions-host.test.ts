@@ -1,24 +1,24 @@
 /**
  * Every instruction of the engine's table, in every form that the generator makes, against the host's own processor:
  * the engine as WebAssembly runs it, and a sample by the BigInt evaluator. Vector instructions have
- * packages/softvt/test/vector-host.test.ts.
+ * vector-host.test.ts.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import "../../packages/softvt/src/isa/sse/index.ts";
-import { type InsnSpec, SPECS } from "../../packages/softvt/src/isa/registry.ts";
-import type { EvaluatorCpu } from "../../packages/softvt/test/support/evaluator.ts";
-import { type Case, cases } from "../host-cpu/cases.ts";
-import { differences } from "../host-cpu/compare.ts";
-import { CODE_START, HostCpu } from "../host-cpu/host-cpu.ts";
-import { Random } from "../host-cpu/random.ts";
-import { fromTable } from "../host-cpu/table.ts";
-import { knownDifference, testedElsewhere } from "./known-differences.ts";
-import type { SoftCpu } from "./soft-cpu.ts";
+import "../src/isa/sse/index.ts";
+import { knownDifference, testedElsewhere } from "../../../test/differential/known-differences.ts";
+import type { SoftCpu } from "../../../test/differential/soft-cpu.ts";
+import { type Case, cases } from "../../../test/host-cpu/cases.ts";
+import { differences } from "../../../test/host-cpu/compare.ts";
+import { CODE_START, HostCpu } from "../../../test/host-cpu/host-cpu.ts";
+import { Random } from "../../../test/host-cpu/random.ts";
+import { fromTable } from "../../../test/host-cpu/table.ts";
+import { type InsnSpec, SPECS } from "../src/isa/registry.ts";
+import type { EvaluatorCpu } from "./support/evaluator.ts";
 
 // What is declared so far is the vector instructions': the rest comes with the engine.
 const vector = new Set(SPECS);
-const { SoftCpu: Soft } = await import("./soft-cpu.ts");
-const { EvaluatorCpu: Evaluator } = await import("../../packages/softvt/test/support/evaluator.ts");
+const { SoftCpu: Soft } = await import("../../../test/differential/soft-cpu.ts");
+const { EvaluatorCpu: Evaluator } = await import("./support/evaluator.ts");
 
 const opened = HostCpu.open();
 const skipped = "unavailable" in opened ? opened.unavailable : "";
@@ -83,13 +83,14 @@ describe.skipIf(skipped)(`instructions as the host has them${skipped ? ` (${skip
     const found = differences(test, expected, actual);
     if (found.length > 0) {
       const reason = knownDifference(test, expected, actual);
-      if (reason === undefined) expect(found, label).toEqual([]);
-      else return note(reason, entry.name);
+      if (reason === undefined) throw new Error(`${label}\n${found.join("\n")}`);
+      return note(reason, entry.name);
     }
     if (count.cases % EVALUATOR_SAMPLE !== 0) return;
     if (expected.end.kind !== "landed" || !isPlain(entry, test, expected.rip)) return;
     count.evaluated++;
-    expect(differences(test, expected, evaluator.run(test)), `${label} by the evaluator`).toEqual([]);
+    const wrong = differences(test, expected, evaluator.run(test));
+    if (wrong.length > 0) throw new Error(`${label} by the evaluator\n${wrong.join("\n")}`);
   }
 
   for (const [title, entries] of byInstruction())
