@@ -38,9 +38,10 @@ const DIFFERENCES: readonly KnownDifference[] = [
       test.form.operandBits === 32 && host.end.kind === "landed" && engine.end.kind === "landed",
   },
   {
-    names: /^(CMPS|SCAS|MOVS)[BWDQ]?$/,
-    reason: "where both operands fault, which one does first is the processor's own affair",
-    applies: (_, host, engine) => bothPageFault(host, engine) && host.rip === engine.rip,
+    names: /^((CMPS|SCAS|MOVS)[BWDQ]?|RETF)$/,
+    reason: "where both accesses fault, which one does first is the processor's own affair",
+    applies: (_, host, engine) =>
+      host.end.kind === "fault" && engine.end.kind === "fault" && host.rip === engine.rip,
   },
   {
     names: /^(INS|OUTS)[BWD]?$/,
@@ -76,8 +77,8 @@ const DIFFERENCES: readonly KnownDifference[] = [
     names: /^(FISTT?P?|FST|FSTP|FBSTP)$/,
     reason:
       "AMD looks at the destination before it finds an unmasked exception that keeps it from being written",
-    applies: ({ state }, host) =>
-      host.end.kind === "fault" && host.end.vector === PAGE_FAULT && (state.fx.fcw & 0x3f) !== 0x3f,
+    applies: ({ state }, host, engine) =>
+      host.end.kind === "fault" && engine.end.kind === "landed" && (state.fx.fcw & 0x3f) !== 0x3f,
   },
   {
     names: /./,

@@ -368,7 +368,11 @@ class FormBuilder {
   }
 
   #place(): Place {
-    return this.faults ? pickPlace(this.random) : this.random.pick(["aligned", "anywhere", "page"] as const);
+    // A jump through bytes that the case does not choose could lead into this process's own code.
+    const chosen = this.spec.role !== "branch" && this.spec.role !== "far-branch";
+    const place = this.faults ? pickPlace(this.random) : undefined;
+    if (place !== undefined && (chosen || place !== "read-only")) return place;
+    return this.random.pick(["aligned", "anywhere", "page"] as const);
   }
 
   #memory({ access }: OperandSpec, bytes: number, kind: Lane): FormOperand {

@@ -55,8 +55,8 @@ const address80 = (c: Insn, write: boolean): I64 =>
 /** Reads ten bytes: 64 bits and 16. */
 function read80(c: Insn): [I64, I32] {
   const va = address80(c, false);
-  const low = c.readAt(64, va);
-  const high = c.readAt(16, c.let(wrapLinear(c, va.add(8)))).wrap();
+  const low = c.readAt(64, va, c.inStackSegment);
+  const high = c.readAt(16, c.let(wrapLinear(c, va.add(8))), c.inStackSegment).wrap();
   return [low, high];
 }
 
@@ -65,8 +65,9 @@ function write80(c: Insn, low: I64, high: I64): void {
   const va = address80(c, true);
   const last = c.let(wrapLinear(c, va.add(9)));
   const second = c.let(last.xor(va).shrU(12).ne(0).select(last.and(~0xfffn), va));
+  const access = c.let(c.inStackSegment.shl(3).or(Access.WRITE));
   for (const part of [va, second]) {
-    const host = c.call<I32>(probe, part, c.i32(Access.WRITE), get32(c, Cpu.TLB));
+    const host = c.call<I32>(probe, part, access, get32(c, Cpu.TLB));
     c.unlikely(host.eqz(), () => c.leave());
   }
   c.writeAt(64, va, low);
