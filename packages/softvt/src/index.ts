@@ -1,1 +1,2 @@
+export { EngineMismatchError } from "./engine/sections.ts";
 export { createSoftvtEngine } from "./engine/softvt.ts";
