@@ -120,9 +120,13 @@ export class Insn extends Builder {
     else this.store(STORE[bits]!, address, value, offset);
   }
 
+  /** Whether the memory operand goes by SS, as 0 or 1. */
+  bySs(): I32 {
+    return this.field("d").shrU(2).and(7).eq(Seg.SS);
+  }
+
   #access(): AccessOptions {
-    const stack = this.field("d").shrU(2).and(7).eq(Seg.SS);
-    return { onEvent: () => this.leave(), stack };
+    return { onEvent: () => this.leave(), stack: this.bySs() };
   }
 
   /** Linear address of the memory operand, segment checks done, for an access of `bits`. */
@@ -251,11 +255,11 @@ export class Insn extends Builder {
   }
 
   /** Reads `bits` at linear address `va` with the current privilege; leaves on a fault. */
-  readAt(bits: number, va: I64, stack = false): I64 {
+  readAt(bits: number, va: I64, stack: I32 | boolean = false): I64 {
     return readMemory(this, bits, va, { onEvent: () => this.leave(), stack });
   }
 
-  writeAt(bits: number, va: I64, value: I64, stack = false): void {
+  writeAt(bits: number, va: I64, value: I64, stack: I32 | boolean = false): void {
     writeMemory(this, bits, va, value, { onEvent: () => this.leave(), stack });
   }
 

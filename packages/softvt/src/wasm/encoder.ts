@@ -95,6 +95,7 @@ export class ModuleBuilder {
   readonly #bodies: Body[] = [];
   readonly #exports: { name: string; index: number }[] = [];
   readonly #customSections: { name: string; text: string }[] = [];
+  readonly #names = new Map<number, string>();
   /** Function indices of table 0, from slot 0. */
   table: number[] = [];
 
@@ -119,8 +120,11 @@ export class ModuleBuilder {
   }
 
   /** Declares a function whose code comes later; returns its index. */
-  declare(signature: Signature): number {
-    return this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
+  declare(signature: Signature, name?: string): number {
+    const index =
+      this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
+    if (name !== undefined) this.#names.set(index, name);
+    return index;
   }
 
   define(index: number, locals: readonly WasmType[], code: Uint8Array): void {
@@ -219,6 +223,20 @@ export class ModuleBuilder {
         w.name(name);
         w.raw(new TextEncoder().encode(text));
       });
+    // Names for profilers (Core Specification 2.0, appendix 7.4.1).
+    section(0, (w) => {
+      w.name("name");
+      const names = new ByteWriter();
+      const named = [...this.#names].sort(([a], [b]) => a - b);
+      names.u32(named.length);
+      for (const [index, name] of named) {
+        names.u32(index);
+        names.name(name);
+      }
+      w.u8(1);
+      w.u32(names.length);
+      w.raw(names.view());
+    });
     return out.view().slice() as Uint8Array<ArrayBuffer>;
   }
 }
