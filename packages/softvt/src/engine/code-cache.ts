@@ -1,6 +1,6 @@
 import { HASH, HASH_ENTRIES, HASH_ENTRY_BYTES, LINES, UOP_BYTES, UOPS, UOPS_BYTES } from "../cpu/layout.ts";
 import { type Decoded, Decoder } from "../decode/decoder.ts";
-import type { Form, HandlerTable } from "../isa/handlers.ts";
+import type { DecodeTable, Form } from "../isa/table.ts";
 
 const PAGE_BYTES = 4096;
 const CODE_FLAG = 2;
@@ -46,7 +46,7 @@ export class CodeCache {
   readonly #u16: Uint16Array;
   readonly #i32: Int32Array;
   readonly #decoder: Decoder;
-  readonly #handlers: HandlerTable;
+  readonly #handlers: DecodeTable;
   readonly #flags: Uint8Array;
   /** Takes write permission for an arena page out of every vCPU's TLB. */
   readonly #protect: (page: number) => void;
@@ -65,7 +65,7 @@ export class CodeCache {
   constructor(
     buffer: ArrayBufferLike,
     flags: Uint8Array,
-    handlers: HandlerTable,
+    handlers: DecodeTable,
     protect: (page: number) => void,
     flushed: () => void,
     uopBytes = UOPS_BYTES,

@@ -84,7 +84,7 @@ class SoftVm implements EngineVm {
     this.#cache = new CodeCache(
       arena.memory.buffer,
       arena.flags,
-      code.handlers,
+      code.table,
       (page) => {
         for (const instance of this.#instances) instance.dropWriteTags(page);
       },

@@ -1,7 +1,8 @@
-import { EA_SEGMENT_SHIFT, effectiveAddress } from "../../cpu/address.ts";
+import { effectiveAddress } from "../../cpu/address.ts";
 import { arithmeticFlags, setCarryKeepZero } from "../../cpu/flags.ts";
 import { Seg } from "../../cpu/layout.ts";
 import { modifyMemory, readMemory } from "../../cpu/memory.ts";
+import { EA_SEGMENT_SHIFT } from "../../cpu/uop.ts";
 import type { I32, I64 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
