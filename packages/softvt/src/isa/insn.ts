@@ -137,8 +137,9 @@ export class Insn extends Builder {
   /** Linear address of `offset` in segment number `seg`, checked for an access of `bits`; leaves on a fault. */
   segmented(seg: I32, offset: I64, bits: number, write: boolean): I64 {
     const address = this.variable("i64", offset);
-    // Flat segments (FS and GS never count as such) need no check: an offset is the address.
-    const flat = get32(this, Cpu.MODE).and(Mode.FLAT).ne(0).and(seg.ltU(Seg.FS));
+    // Flat segments (FS and GS never count as such) need no check, but that code is never written.
+    const data = write ? seg.ltU(Seg.FS).and(seg.ne(Seg.CS)) : seg.ltU(Seg.FS);
+    const flat = get32(this, Cpu.MODE).and(Mode.FLAT).ne(0).and(data);
     this.unlikely(flat.eqz(), () => {
       const bytes = this.i32(bits / 8);
       address.set(this.call<I64>(segmentAddress, seg, offset, bytes, this.i32(write ? 1 : 0)));
