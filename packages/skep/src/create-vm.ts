@@ -50,8 +50,9 @@ const MIN_MEMORY_MIB = 16;
 const MAX_MEMORY_MIB = 3584;
 const DEFAULT_COMMAND_LINE = "console=ttyS0";
 const RNG_SEED_BYTES = 32;
-/** Lines at the end of the console's output in which a panic that ended in a reset still is. */
-const PANIC_LINES = 12;
+/** A panic's report is about 40 lines: what was wrong, the registers, the call trace. */
+const PANIC_LINES = 100;
+const KERNEL_LINE = /^\[ *\d+\.\d+\]/;
 /** Lines of console output in a crash's message. */
 const CRASH_LINES = 20;
 
@@ -166,8 +167,8 @@ export class Machine implements AsyncDisposable {
       const { code, message } = outcome.error;
       return { kind: "crash", error: withConsole(code, message, console, outcome.error) };
     }
-    const panic = console.tail(PANIC_LINES).find((line) => line.includes("Kernel panic - not syncing"));
-    if (panic === undefined || outcome.kind === "poweroff" || outcome.kind === "stopped") return outcome;
+    const panic = outcome.kind === "reset" || outcome.kind === "halted" ? findPanic(console) : undefined;
+    if (panic === undefined) return outcome;
     return { kind: "crash", error: withConsole("GUEST_PANIC", panic.trim(), console) };
   }
 
@@ -215,6 +216,14 @@ function enterKernel(vm: Vm, plan: LinuxBootPlan): void {
   const state = boot.save();
   plan.applyTo(state);
   boot.restore(state);
+}
+
+/** The kernel's words if a panic was the last thing that happened: only the kernel's own lines follow them. */
+function findPanic(console: Console): string | undefined {
+  const lines = console.tail(PANIC_LINES);
+  const at = lines.findLastIndex((line) => line.includes("Kernel panic - not syncing"));
+  const isLast = lines.slice(at + 1).every((line) => line === "" || KERNEL_LINE.test(line));
+  return at >= 0 && isLast ? lines[at] : undefined;
 }
 
 function withConsole(code: string, message: string, console: Console, cause?: Error): GuestCrashError {
