@@ -170,7 +170,9 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
     const v = checkedNumber(reader, name, value, max);
     writes.push((cpu) => cpu.set32(field, v | 0));
   };
-  reader.array("gpr", 16).forEach((value, i) => put64(`gpr[${i}]`, Cpu.GPR + 8 * i, value));
+  reader.array("gpr", 16).forEach((value, i) => {
+    put64(`gpr[${i}]`, Cpu.GPR + 8 * i, value);
+  });
   put64("rip", Cpu.RIP, reader.unknown("rip"));
   SEGMENTS.forEach((name, i) => {
     const segment = reader.record(name);
@@ -199,7 +201,9 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
   const cr0 = checked(reader, "cr0", reader.unknown("cr0"));
   // Nothing takes a processor there, and nothing here is made for it (SDM Vol. 3A sec. 2.5, 26.3.1.1).
   if ((cr0 & CR0_PG) !== 0n && (cr0 & CR0_PE) === 0n) throw reader.error("cr0", "PE where PG is set", cr0);
-  reader.array("pdptrs", 4).forEach((value, i) => put64(`pdptrs[${i}]`, Cpu.PDPTR + 8 * i, value));
+  reader.array("pdptrs", 4).forEach((value, i) => {
+    put64(`pdptrs[${i}]`, Cpu.PDPTR + 8 * i, value);
+  });
   const dr = reader.record("dr");
   for (const i of [0, 1, 2, 3, 6, 7]) put64(`dr.dr${i}`, Cpu.DR + 8 * i, dr[`dr${i}`]);
   for (const [index, value] of Object.entries(reader.record("msrs"))) {

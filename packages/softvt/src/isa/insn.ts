@@ -120,13 +120,13 @@ export class Insn extends Builder {
     else this.store(STORE[bits]!, address, value, offset);
   }
 
-  /** 1 where the memory operand is in SS: a non-canonical address is #SS then. */
-  get inStackSegment(): I32 {
+  /** Whether the memory operand goes by SS, as 0 or 1. */
+  bySs(): I32 {
     return this.field("d").shrU(2).and(7).eq(Seg.SS);
   }
 
   #access(): AccessOptions {
-    return { onEvent: () => this.leave(), stack: this.inStackSegment };
+    return { onEvent: () => this.leave(), stack: this.bySs() };
   }
 
   /** Linear address of the memory operand, segment checks done, for an access of `bits`. */

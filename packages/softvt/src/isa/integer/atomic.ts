@@ -95,13 +95,13 @@ function exchangePair(c: Insn, bits: 32 | 64): void {
       old = value;
       return value.eq(expected).select(wanted, value);
     };
-    c.modifyAt(64, va, change, c.inStackSegment);
+    c.modifyAt(64, va, change, c.bySs());
     finish(old.eq(expected), old, old.shrU(32));
     return;
   }
   c.faultIf(va.wrap().and(15), Vector.GP);
   // Aligned to 16, both halves are on one page: the second access cannot fault once the first has not.
-  const low = c.readAt(64, va, c.inStackSegment);
+  const low = c.readAt(64, va, c.bySs());
   const high = c.readAt(64, va.add(8));
   const equal = c.let(low.eq(c.readGpr(Gpr.RAX, 64)).and(high.eq(c.readGpr(Gpr.RDX, 64))));
   c.writeAt(64, va, equal.select(c.readGpr(Gpr.RBX, 64), low));
