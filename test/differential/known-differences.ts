@@ -13,6 +13,7 @@ interface KnownDifference {
 }
 
 const PAGE_FAULT = 14;
+const ZF = 0x40;
 const bothPageFault = (host: HostResult, engine: EngineResult): boolean =>
   host.end.kind === "fault" &&
   engine.end.kind === "fault" &&
@@ -62,9 +63,9 @@ const DIFFERENCES: readonly KnownDifference[] = [
     names: /^ARPL$/,
     reason: "AMD writes only what changes, the engine takes the operand for writing at once",
     applies: (_, host, engine) =>
-      bothPageFault(host, engine)
-        ? (errorCode(host) ^ errorCode(engine)) === 2
-        : engine.end.kind === "fault" && host.end.kind === "landed" && (host.rflags & 0x40) === 0,
+      engine.end.kind === "fault" &&
+      host.rip >= engine.rip &&
+      (host.end.kind === "fault" || (host.rflags & ZF) === 0),
   },
   {
     names: /^FU?COMIP?$/,
