@@ -1,6 +1,7 @@
 import { HASH, HASH_ENTRIES, HASH_ENTRY_BYTES, LINES, UOP_BYTES, UOPS, UOPS_BYTES } from "../cpu/layout.ts";
 import { type Decoded, Decoder } from "../decode/decoder.ts";
 import type { DecodeTable, Form } from "../isa/table.ts";
+import { InstructionMap } from "./instruction-map.ts";
 
 const PAGE_BYTES = 4096;
 const CODE_FLAG = 2;
@@ -56,7 +57,7 @@ export class CodeCache {
   /** One past the last micro-op there is room for. */
   readonly #end: number;
   /** (address, mode) of each decoded instruction → micro-op. */
-  #instructions = new Map<number, number>();
+  readonly #instructions = new InstructionMap();
   #pages = new Map<number, CodePage>();
   /** Space for `decodeStep`, one instruction and its stop, reused. */
   readonly #step: number;
@@ -83,14 +84,10 @@ export class CodeCache {
     this.#next = UOPS + 4 * UOP_BYTES;
   }
 
-  static #key(host: number, mode: number): number {
-    return host * 32 + mode;
-  }
-
   /** The micro-op for the code at arena address `host`, decoding it if need be. */
   decode(host: number, mode: number): number {
-    let uop = this.#instructions.get(CodeCache.#key(host, mode));
-    if (uop === undefined) {
+    let uop = this.#instructions.get(host, mode);
+    if (uop === 0) {
       if (this.#next + (MAX_BLOCK + 4) * UOP_BYTES > this.#end) this.flush();
       uop = this.#decodeBlock(host, mode);
     }
@@ -116,20 +113,20 @@ export class CodeCache {
         this.#emitSpecial(special.pageEnd, pos - 1, 1, 0, 0);
         break;
       }
-      const known = forms.length > 0 ? this.#instructions.get(CodeCache.#key(base + pos, mode)) : undefined;
-      if (known !== undefined) {
+      const known = forms.length > 0 ? this.#instructions.get(base + pos, mode) : 0;
+      if (known !== 0) {
         this.#emitSpecial(special.goto, pos, 0, 0, known);
         break;
       }
       const decoded = this.#decoder.decode(this.#bytes, base + pos, pos, mode);
       if (pos + Math.min(decoded.length, 15) > PAGE_BYTES) {
-        this.#instructions.set(CodeCache.#key(base + pos, mode), this.#next);
+        this.#instructions.set(base + pos, mode, this.#next);
         // No page has this number: the first execution finds out which one follows.
         this.#emitSpecial(special.straddle, pos, 0, -1, 0);
         pos = PAGE_BYTES;
         break;
       }
-      this.#instructions.set(CodeCache.#key(base + pos, mode), this.#next);
+      this.#instructions.set(base + pos, mode, this.#next);
       if (decoded.form === undefined) {
         const handler = decoded.length > 15 ? special.tooLong : special.undefined;
         this.#emitSpecial(handler, pos, Math.min(decoded.length, 15), 0, 0);
@@ -308,8 +305,7 @@ export class CodeCache {
       // goes on behind its position and must stay as it is.
       if (this.#u16[at >> 1] !== this.#handlers.special.pageEnd) {
         this.#u16[at >> 1] = stale;
-        if (this.#instructions.get(CodeCache.#key(host, block.mode)) === at)
-          this.#instructions.delete(CodeCache.#key(host, block.mode));
+        if (this.#instructions.get(host, block.mode) === at) this.#instructions.delete(host, block.mode);
         const slot = (HASH + ((host ^ (host >>> 15)) & (HASH_ENTRIES - 1)) * HASH_ENTRY_BYTES) >> 2;
         if (this.#i32[slot + 2] === at) this.#i32[slot + 1] = 0;
       }
