@@ -10,6 +10,7 @@ export interface PciRootOptions {
   readonly terms?: readonly Aml[];
 }
 
+/** First port behind configuration mechanism #1. */
 const CONFIG_END = Port.PCI_CONFIG_DATA.base + Port.PCI_CONFIG_DATA.bytes;
 
 /**
@@ -41,5 +42,5 @@ export function pciRoot(options: PciRootOptions = {}): Aml {
     ),
     ...terms,
   );
-  return scope("\\_SB", root);
+  return scope("_SB", root);
 }
