@@ -1,1 +1,1 @@
-export { createSoftvtEngine } from "./engine/softvt.ts";
+export { createSoftvtEngine, type SoftvtOptions } from "./engine/softvt.ts";

@@ -1,8 +1,8 @@
 import { afterAll, describe, expect, it } from "vitest";
-import { HostCpu, STACK_START, type MemoryBytes } from "../../../test/host-cpu/host-cpu.ts";
+import { HostCpu, type MemoryBytes, STACK_START } from "../../../test/host-cpu/host-cpu.ts";
 import { Random } from "../../../test/host-cpu/random.ts";
 import { type HostState, hostState } from "../../../test/host-cpu/state.ts";
-import { SPECS, type InsnSpec } from "../src/isa/registry.ts";
+import { type InsnSpec, SPECS } from "../src/isa/registry.ts";
 import "../src/isa/sse-float/index.ts";
 import { FpEngine } from "./support/fp-engine.ts";
 
@@ -35,7 +35,9 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
     it(`${spec.name} ${spec.operandText}`, () => {
       const random = new Random(spec.opcode * 8 + spec.name.length);
       const memoryOnly = spec.operands.some((o) => o.kind === "M");
-      const kinds = spec.operands.some((o) => o.kind === "E") ? [false, true] : [spec.operandText.includes("y")];
+      const kinds = spec.operands.some((o) => o.kind === "E")
+        ? [false, true]
+        : [spec.operandText.includes("y")];
       const failures: string[] = [];
       for (let i = 0; i < CASES && failures.length < 5; i++) {
         const rexW = random.pick(kinds) && random.oneIn(2);
@@ -59,7 +61,10 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
         const misaligned = random.oneIn(16) ? 4 : 0;
         state.gpr[3] = BigInt(0x60008000 + misaligned);
         const bytes = new Uint8Array(16);
-        const value = spec.name === "LDMXCSR" ? BigInt(random.below(0x10000) & (random.oneIn(4) ? 0x1ffff : 0xffff)) : random.vector(lane);
+        const value =
+          spec.name === "LDMXCSR"
+            ? BigInt(random.below(0x10000) & (random.oneIn(4) ? 0x1ffff : 0xffff))
+            : random.vector(lane);
         for (let b = 0; b < 16; b++) bytes[b] = Number((value >> BigInt(8 * b)) & 0xffn);
         const image: MemoryBytes[] = [{ address: 0x60008000 + misaligned, bytes }];
         const host = cpu.run(code, state, { memory: image });
@@ -68,7 +73,11 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
         const same = (what: string, x: unknown, y: unknown): void => {
           if (x !== y) found.push(`${what} host ${hex(x)} engine ${hex(y)}`);
         };
-        same("end", host.end.kind === "fault" ? host.end.vector : host.end.kind, ours.end.kind === "fault" ? ours.end.vector : ours.end.kind);
+        same(
+          "end",
+          host.end.kind === "fault" ? host.end.vector : host.end.kind,
+          ours.end.kind === "fault" ? ours.end.vector : ours.end.kind,
+        );
         same("mxcsr", host.fx.mxcsr, ours.fx!.mxcsr);
         for (let x = 0; x < 3; x++) same(`xmm${x}`, host.fx.xmm(x), ours.fx!.xmm(x));
         same("rcx", host.gpr[1], ours.gpr[1]);
@@ -76,7 +85,11 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
         same("ftw", host.fx.ftw, ours.fx!.ftw);
         same("fsw", host.fx.fsw, ours.fx!.fsw);
         for (let st = 0; st < 8; st++) same(`st${st}`, host.fx.st(st), ours.fx!.st(st));
-        same("writes", String(host.writes.map((w) => [w.address, w.bytes])), String(ours.writes.map((w) => [w.address, w.bytes])));
+        same(
+          "writes",
+          String(host.writes.map((w) => [w.address, w.bytes])),
+          String(ours.writes.map((w) => [w.address, w.bytes])),
+        );
         if (found.length > 0)
           failures.push(
             `${Buffer.from(code).toString("hex")} mxcsr ${hex(state.fx.mxcsr)} xmm1 ${hex(state.fx.xmm(1))} xmm2 ${hex(memory ? value : state.fx.xmm(2))} rdx ${hex(state.gpr[2])}: ${found.join(", ")}`,
@@ -86,4 +99,5 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
     });
 });
 
-const hex = (x: unknown): string => (typeof x === "number" || typeof x === "bigint" ? x.toString(16) : String(x));
+const hex = (x: unknown): string =>
+  typeof x === "number" || typeof x === "bigint" ? x.toString(16) : String(x);

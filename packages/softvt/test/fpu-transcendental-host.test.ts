@@ -71,7 +71,8 @@ describe.skipIf(skipped)(`transcendentals near the host's${skipped ? ` (${skippe
         const status = 0xffff & ~0x200;
         if ((host.fx.fsw & status) !== (ours.fx!.fsw & status))
           found.push(`fsw host ${host.fx.fsw.toString(16)} engine ${ours.fx!.fsw.toString(16)}`);
-        if (host.fx.ftw !== ours.fx!.ftw) found.push(`ftw host ${host.fx.ftw.toString(16)} engine ${ours.fx!.ftw.toString(16)}`);
+        if (host.fx.ftw !== ours.fx!.ftw)
+          found.push(`ftw host ${host.fx.ftw.toString(16)} engine ${ours.fx!.ftw.toString(16)}`);
         if (found.length > 0)
           failures.push(
             `fcw ${fx.fcw.toString(16)} fsw ${fx.fsw.toString(16)} ftw ${fx.ftw.toString(16)} st0 ${fx.st(0).toString(16)} st1 ${fx.st(1).toString(16)}: ${found.join(", ")}`,

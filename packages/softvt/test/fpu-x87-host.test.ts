@@ -85,7 +85,8 @@ describe.skipIf(skipped)(`x87 as the host has it${skipped ? ` (${skipped})` : ""
         for (let st = 0; st < 8; st++) same(`st${st}`, host.fx.st(st), ours.fx!.st(st));
         same("rax", host.gpr[0], ours.gpr[0]);
         if (!(comparesFlags && faulted)) same("rflags", host.rflags & 0x8d5, ours.rflags & 0x8d5);
-        const text = (writes: MemoryBytes[]): string => writes.map((w) => [w.address.toString(16), hexBytes(w.bytes)]).join();
+        const text = (writes: MemoryBytes[]): string =>
+          writes.map((w) => [w.address.toString(16), hexBytes(w.bytes)]).join();
         same("writes", text(host.writes), text(ours.writes));
         if (found.length > 0)
           failures.push(
@@ -96,5 +97,6 @@ describe.skipIf(skipped)(`x87 as the host has it${skipped ? ` (${skipped})` : ""
     });
 });
 
-const hex = (x: unknown): string => (typeof x === "number" || typeof x === "bigint" ? x.toString(16) : String(x));
+const hex = (x: unknown): string =>
+  typeof x === "number" || typeof x === "bigint" ? x.toString(16) : String(x);
 const hexBytes = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");

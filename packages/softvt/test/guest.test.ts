@@ -58,6 +58,32 @@ describe("interrupts", () => {
     expect(state.interruptibility.nmiBlocked).toBe(true);
   });
 
+  it("nothing comes between an exit's answer and the instruction that asked", () => {
+    guest.handler(0x20, [0xc6, 0x07, 0x42, ...IRETQ]); // mov byte [rdi], 0x42
+    guest.handler(2, [0xc6, 0x07, 0x43, ...IRETQ]);
+    guest.code(CODE, 0xfb, 0x90, 0xc6, 0x07, 0x41, HLT); // sti; nop; mov byte [rdi], 0x41
+    guest.memory.dma.writeU64(0x10_2010, 0x40_0087n);
+    guest.set((state) => {
+      state.gpr[7] = 0x40_0000n;
+    });
+    const written: number[] = [];
+    const write = (interruptWindow: boolean): void => {
+      const exit = guest.run({ interruptWindow });
+      if (exit.reason !== ExitReason.EptViolation) throw new Error(`exit ${exit.reason}`);
+      written.push(exit.data & 0xff);
+    };
+    write(false);
+    guest.vcpu.injectNmi();
+    // The window opens behind the write, not before it; so does the NMI's handler begin.
+    write(true);
+    expect(guest.run({ interruptWindow: true }).reason).toBe(ExitReason.InterruptWindow);
+    guest.vcpu.injectInterrupt(0x20);
+    write(false);
+    expect(guest.run().reason).toBe(ExitReason.Hlt);
+    expect(written).toEqual([0x41, 0x43, 0x42]);
+    expect(guest.vcpu.save().rip).toBe(BigInt(CODE + 6));
+  });
+
   it("a handler that faults for ever ends with the budget, not with the host", () => {
     guest.handler(6, [0x0f, 0x0b], { ist: 1 });
     guest.code(CODE, 0x0f, 0x0b);

@@ -1,9 +1,9 @@
-import { updateSse } from "./sse-state.ts";
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { Cpu, Seg } from "./layout.ts";
 import { accessOf, updateMode } from "./mode.ts";
 import { flushTlb } from "./paging.ts";
 import { Slot } from "./slots.ts";
+import { updateSse } from "./sse-state.ts";
 import { CR0, CR4, EFER, get64, PHYSICAL_ADDRESS_BITS, set64, Vector } from "./state.ts";
 import { longMode, refuse, returnOnEvent, systemReadPhysical } from "./system.ts";
 

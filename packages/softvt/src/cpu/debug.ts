@@ -28,10 +28,22 @@ export const instructionBreakpoint = fn("instructionBreakpoint", ["i64"], "i32",
   const matches = f.variable("i32", f.i32(0));
   const enabled = f.variable("i32", f.i32(0));
   for (let i = 0; i < 4; i++) {
-    const isExecute = dr7.shrU(16 + 4 * i).and(3).eqz();
+    const isExecute = dr7
+      .shrU(16 + 4 * i)
+      .and(3)
+      .eqz();
     const match = isExecute.and(get64(f, Cpu.DR + 8 * i).eq(rip));
     matches.set(matches.get().or(match.shl(i)));
-    enabled.set(enabled.get().or(match.and(dr7.shrU(2 * i).and(3).ne(0))));
+    enabled.set(
+      enabled.get().or(
+        match.and(
+          dr7
+            .shrU(2 * i)
+            .and(3)
+            .ne(0),
+        ),
+      ),
+    );
   }
   f.if(enabled.get().eqz(), () => f.return(f.i32(0)));
   // B0 to B3 also tell of conditions that are met without being enabled.

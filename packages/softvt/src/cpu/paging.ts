@@ -319,7 +319,12 @@ export const fill = fn("fill", ["i64", "i32", "i32"], "i32", (f, va, access, tlb
         const regions = pageShift.get().eq(22).select(f.i64(3), f.i64(1));
         const first = va.shrU(pageShift.get()).shl(pageShift.get()).shrU(21);
         const word = f.cpu.add(first.shrU(6).wrap().and(63).shl(3));
-        f.store("i64.store", word, f.load("i64.load", word, Cpu.LARGE_2M).or(regions.shl(first)), Cpu.LARGE_2M);
+        f.store(
+          "i64.store",
+          word,
+          f.load("i64.load", word, Cpu.LARGE_2M).or(regions.shl(first)),
+          Cpu.LARGE_2M,
+        );
       },
     );
   });
@@ -365,7 +370,14 @@ export const flushPage = fn("flushPage", ["i64"], undefined, (f, va) => {
     f.return();
   });
   for (let mode = 0; mode < 3; mode++) {
-    const entry = f.let(tlbOf(f, mode).add(va.shrU(7).wrap().and((TLB_ENTRIES - 1) << 5)));
+    const entry = f.let(
+      tlbOf(f, mode).add(
+        va
+          .shrU(7)
+          .wrap()
+          .and((TLB_ENTRIES - 1) << 5),
+      ),
+    );
     for (const tag of [TlbEntry.READ, TlbEntry.WRITE, TlbEntry.EXECUTE])
       f.store("i64.store", entry, f.i64(TLB_INVALID), tag);
   }

@@ -17,7 +17,7 @@ interface Block {
   readonly last: number;
   readonly mode: number;
   /** The `straddle` micro-op that leads here, if one does. */
-  readonly straddle?: number;
+  readonly straddle?: number | undefined;
 }
 
 /** What is decoded from one page of the arena. */
@@ -53,6 +53,8 @@ export class CodeCache {
   /** Called when everything was forgotten. */
   readonly #flushed: () => void;
   #next = UOPS;
+  /** One past the last micro-op there is room for. */
+  readonly #end: number;
   /** (address, mode) of each decoded instruction → micro-op. */
   #instructions = new Map<number, number>();
   #pages = new Map<number, CodePage>();
@@ -66,7 +68,9 @@ export class CodeCache {
     handlers: HandlerTable,
     protect: (page: number) => void,
     flushed: () => void,
+    uopBytes = UOPS_BYTES,
   ) {
+    this.#end = UOPS + uopBytes;
     this.#bytes = new Uint8Array(buffer);
     this.#u16 = new Uint16Array(buffer);
     this.#i32 = new Int32Array(buffer);
@@ -87,7 +91,7 @@ export class CodeCache {
   decode(host: number, mode: number): number {
     let uop = this.#instructions.get(CodeCache.#key(host, mode));
     if (uop === undefined) {
-      if (this.#next + (MAX_BLOCK + 4) * UOP_BYTES > UOPS + UOPS_BYTES) this.flush();
+      if (this.#next + (MAX_BLOCK + 4) * UOP_BYTES > this.#end) this.flush();
       uop = this.#decodeBlock(host, mode);
     }
     const slot = (HASH + ((host ^ (host >>> 15)) & (HASH_ENTRIES - 1)) * HASH_ENTRY_BYTES) >> 2;
@@ -219,10 +223,24 @@ export class CodeCache {
     const nextPage = next >>> 12;
     this.#scratch.set(this.#bytes.subarray(host, host + rest));
     this.#scratch.set(this.#bytes.subarray(nextPage * PAGE_BYTES, nextPage * PAGE_BYTES + 16), rest);
-    if (this.#next + 4 * UOP_BYTES > UOPS + UOPS_BYTES) this.flush();
+    if (uop === this.#step) {
+      // A step is decoded anew each time: nothing to remember, nothing to forget.
+      const saved = this.#next;
+      this.#next = this.#step + UOP_BYTES;
+      this.#emitOne(this.#scratch, 0, pos, mode);
+      this.#next = saved;
+      return this.#step + UOP_BYTES;
+    }
+    let straddle: number | undefined = uop;
+    if (this.#next + 4 * UOP_BYTES > this.#end) {
+      this.flush();
+      // The micro-op that asked is void, but the answer is still stored in it: not on top of what is new.
+      straddle = undefined;
+      if (uop < this.#next + 4 * UOP_BYTES) this.#next = uop + UOP_BYTES;
+    }
     const first = this.#next;
     this.#emitOne(this.#scratch, 0, pos, mode);
-    const block = { first, last: this.#next, mode, straddle: uop };
+    const block = { first, last: this.#next, mode, straddle };
     this.#register(host >>> 12, { ...block, start: pos, end: PAGE_BYTES });
     this.#register(nextPage, { ...block, start: 0, end: 15 - rest + 1 });
     return first;

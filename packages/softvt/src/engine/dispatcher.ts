@@ -150,14 +150,17 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
     set32(d, Cpu.INJECT, 0);
     deliver(d, inject.and(0xff), d.i32(0), d.i32(0), 0);
   });
-  const shadow = get32(d, Cpu.SHADOW);
-  const unblocked = shadow.eqz().and(get32(d, Cpu.NMI_BLOCKED).eqz());
+  // An instruction whose exit was answered takes its answers before anything else can: a handler's own
+  // accesses would use them up.
+  const answering = get32(d, Cpu.REPLAY_NEXT).ltU(get32(d, Cpu.REPLAY_COUNT));
+  const open = d.let(get32(d, Cpu.SHADOW).or(answering).eqz());
+  const unblocked = open.and(get32(d, Cpu.NMI_BLOCKED).eqz());
   d.if(get32(d, Cpu.NMI_PENDING).and(unblocked), () => {
     set32(d, Cpu.NMI_PENDING, 0);
     deliver(d, d.i32(Vector.NMI), d.i32(0), d.i32(0), 1);
   });
   const enabled = get32(d, Cpu.RFLAGS).shrU(9).and(1);
-  d.if(get32(d, Cpu.WANT_WINDOW).and(enabled).and(get32(d, Cpu.SHADOW).eqz()), () => exit(d, 7));
+  d.if(get32(d, Cpu.WANT_WINDOW).and(enabled).and(open), () => exit(d, 7));
   d.if(d.get32(Local.LEFT).ltS(0), () => exit(d, 52));
   d.set(Local.RIP, get64(d, Cpu.RIP));
 
@@ -165,8 +168,12 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
   const rflags = get32(d, Cpu.RFLAGS);
   // TF and RF as `StepFlag` has them.
   const began = rflags.and(RFLAGS.TF).or(rflags.and(RFLAGS.RF).shrU(7));
-  const armed = get64(d, Cpu.DR + 8 * 7).wrap().and(0xff);
-  const alone = get32(d, Cpu.SHADOW).or(rflags.and(RFLAGS.TF)).or(get32(d, Cpu.STEP)).or(armed);
+  const armed = get64(d, Cpu.DR + 8 * 7)
+    .wrap()
+    .and(0xff);
+  // So does one whose answers hold an interrupt or NMI off.
+  const delays = answering.and(get32(d, Cpu.WANT_WINDOW).or(get32(d, Cpu.NMI_PENDING)));
+  const alone = get32(d, Cpu.SHADOW).or(rflags.and(RFLAGS.TF)).or(get32(d, Cpu.STEP)).or(armed).or(delays);
   d.if(alone, () => {
     const linear = d.let(is64(d).select(d.rip, d.rip.add(get64(d, Cpu.SEG_BASE + 8)).and(0xffff_ffffn)));
     d.if(armed, () => {

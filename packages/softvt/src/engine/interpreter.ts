@@ -27,17 +27,18 @@ export function generateModule(handlers: HandlerTable, exported: readonly Fn[]):
   const functionIndex = (fn: Fn): number => {
     const known = indices.get(fn);
     if (known !== undefined) return known;
-    const index = module.declare({ params: fn.params, results: fn.result === undefined ? [] : [fn.result] });
+    const signature = { params: fn.params, results: fn.result === undefined ? [] : [fn.result] };
+    const index = module.declare(signature, fn.name);
     indices.set(fn, index);
     pending.push(fn);
     return index;
   };
 
-  const run = module.declare({ params: ["i32"], results: ["i32"] });
+  const run = module.declare({ params: ["i32"], results: ["i32"] }, "run");
   module.exportFunction("run", run);
   const cold = handlers.list.slice(handlers.hotCount).map((handler) => ({
     handler,
-    index: module.declare({ params: ["i32"], results: ["i32"] }),
+    index: module.declare({ params: ["i32"], results: ["i32"] }, handler.name),
   }));
   module.table = cold.map(({ index }) => index);
   for (const fn of exported) module.exportFunction(fn.name, functionIndex(fn));

@@ -1,8 +1,8 @@
 import "../isa/index.ts";
-import { updateSse } from "../cpu/sse-state.ts";
 import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
 import { updateMode } from "../cpu/mode.ts";
 import { dropWriteTags, flushNtlb, flushTlb } from "../cpu/paging.ts";
+import { updateSse } from "../cpu/sse-state.ts";
 import { buildHandlers, type HandlerTable } from "../isa/handlers.ts";
 import { generateModule } from "./interpreter.ts";
 

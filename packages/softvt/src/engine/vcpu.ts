@@ -206,6 +206,7 @@ export class SoftVcpu implements EngineVcpu {
       (cpu.get32(Cpu.RFLAGS) & 0x200) !== 0 &&
       cpu.get32(Cpu.SHADOW) === 0 &&
       cpu.get32(Cpu.INJECT) === 0 &&
+      cpu.get32(Cpu.REPLAY_NEXT) >= cpu.get32(Cpu.REPLAY_COUNT) &&
       cpu.get32(Cpu.ACTIVITY) !== ACTIVITY_WAIT_FOR_SIPI
     );
   }

@@ -1,7 +1,7 @@
 import type { Builder, I32, I64 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Flag, note, Rounding, roundingOf } from "./env.ts";
-import { FORMATS, type Format, formatFn, isNaN, type Unpacked } from "./formats.ts";
+import { FORMATS, type Format, formatFn, isNan, type Unpacked } from "./formats.ts";
 import { BIAS, SPECIAL, TOP_BIT } from "./round.ts";
 import { multiplyWide, shiftLeftWide, shiftRightSticky, sticky } from "./wide.ts";
 
@@ -23,7 +23,7 @@ function binary(
     const b = format.unpack(f, rawB!, env!);
     const noteDenormal = (): void => f.if(a.denormal.or(b.denormal), () => note(f, Flag.DE));
     f.unlikely(isSpecial(a).or(isSpecial(b)), () => {
-      f.if(isNaN(a).or(isNaN(b)), () => format.returnNaN(f, rawA!, rawB!));
+      f.if(isNan(a).or(isNan(b)), () => format.returnNaN(f, rawA!, rawB!));
       infinite(f, a, b, noteDenormal);
     });
     describe(f, a, b, env!, noteDenormal);
@@ -31,14 +31,7 @@ function binary(
 }
 
 /** Sum (or, with b's sign inverted, difference) of two finite numbers. */
-function addMagnitudes(
-  f: Builder,
-  format: Format,
-  a: Unpacked,
-  b: Unpacked,
-  signB: I32,
-  env: I32,
-): void {
+function addMagnitudes(f: Builder, format: Format, a: Unpacked, b: Unpacked, signB: I32, env: I32): void {
   const swap = f.let(a.exp.ltS(b.exp).or(a.exp.eq(b.exp).and(a.sig.ltU(b.sig))));
   const exp = f.let(swap.select(b.exp, a.exp));
   const big = f.let(swap.select(b.sig, a.sig));
@@ -173,7 +166,7 @@ const describeSqrt = (format: Format): Fn =>
   formatFn("sqrt", format, 1, ["i32"], format.result, (f, [raw], [env]) => {
     const a = format.unpack(f, raw!, env!);
     f.unlikely(isSpecial(a), () => {
-      f.if(isNaN(a), () => format.returnNaN(f, raw!, raw!));
+      f.if(isNan(a), () => format.returnNaN(f, raw!, raw!));
       f.if(a.sign, () => format.returnInvalid(f));
       format.returnInfinity(f, a.sign);
     });
@@ -237,4 +230,3 @@ export const ARITHMETIC: Readonly<Record<Format["name"], Arithmetic>> = {
   f64: arithmetic(FORMATS.f64),
   f80: arithmetic(FORMATS.f80),
 };
-

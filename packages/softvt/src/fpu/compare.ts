@@ -1,7 +1,7 @@
 import type { I32 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Flag, note } from "./env.ts";
-import { FORMATS, type Format, formatFn, isNaN } from "./formats.ts";
+import { FORMATS, type Format, formatFn, isNan } from "./formats.ts";
 
 /**
  * How two operands compare, as CF, PF and ZF show it (SDM Vol. 2, COMISD, FCOMI); shifted left by 8 these are
@@ -14,7 +14,7 @@ const describeCompare = (format: Format): Fn =>
   formatFn("compare", format, 2, ["i32", "i32"], "i32", (f, [rawA, rawB], [quiet, env]) => {
     const a = format.unpack(f, rawA!, env!);
     const b = format.unpack(f, rawB!, env!);
-    f.unlikely(isNaN(a).or(isNaN(b)), () => {
+    f.unlikely(isNan(a).or(isNan(b)), () => {
       const signaling = format.isSignaling(rawA!).or(format.isSignaling(rawB!));
       f.if(quiet!.eqz().or(signaling), () => note(f, Flag.IE));
       f.return(f.i32(Relation.UNORDERED));

@@ -22,14 +22,10 @@ function guarded(bits: number, compute: (bits: bigint) => bigint): bigint {
 
 /** π by Machin's formula. */
 export const pi = (bits: number): bigint =>
-  guarded(
-    bits,
-    (b) => 16n * arctangentSeries(1n, 5n, b, true) - 4n * arctangentSeries(1n, 239n, b, true),
-  );
+  guarded(bits, (b) => 16n * arctangentSeries(1n, 5n, b, true) - 4n * arctangentSeries(1n, 239n, b, true));
 
 /** ln 2 = 2 artanh(1/3). */
-export const ln2 = (bits: number): bigint =>
-  guarded(bits, (b) => 2n * arctangentSeries(1n, 3n, b, false));
+export const ln2 = (bits: number): bigint => guarded(bits, (b) => 2n * arctangentSeries(1n, 3n, b, false));
 
 /** arctan(numerator / 8), numerator 0 to 8. */
 export const arctanEighths = (numerator: number, bits: number): bigint =>

@@ -1,7 +1,7 @@
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Env, Flag, note } from "./env.ts";
-import { FORMATS, type Format, formatFn, isNaN, type Unpacked } from "./formats.ts";
+import { FORMATS, type Format, formatFn, isNan, type Unpacked } from "./formats.ts";
 import { BIAS, pack80, roundsUp, SPECIAL, TOP_BIT } from "./round.ts";
 import { pair, shiftRightSticky } from "./wide.ts";
 
@@ -9,11 +9,7 @@ import { pair, shiftRightSticky } from "./wide.ts";
 const fullPrecision = (env: I32): I32 => env.or(3 << Env.PC_SHIFT);
 
 /** The integer that `u` (finite, below 2^64) rounds to, as a magnitude. */
-function toMagnitude(
-  f: Builder,
-  u: Unpacked,
-  env: I32,
-): { magnitude: I64; up: I32; inexact: I32 } {
+function toMagnitude(f: Builder, u: Unpacked, env: I32): { magnitude: I64; up: I32; inexact: I32 } {
   const parts = shiftRightSticky(f, { hi: u.sig, lo: f.i64(0) }, f.let(f.i32(BIAS + 63).sub(u.exp)));
   const up = roundsUp(f, env, u.sign, parts.hi.wrap().and(1), parts.lo);
   return { magnitude: f.let(parts.hi.add(up.u64())), up, inexact: parts.lo.ne(0) };
@@ -55,7 +51,7 @@ const describeRoundToInteger = (format: Format, notesDenormal: boolean): Fn =>
   formatFn("roundToInteger", format, 1, ["i32"], format.result, (f, [raw], [env]) => {
     const u = format.unpack(f, raw!, env!);
     f.if(u.exp.geS(BIAS + 63), () => {
-      f.if(isNaN(u), () => format.returnNaN(f, raw!, raw!));
+      f.if(isNan(u), () => format.returnNaN(f, raw!, raw!));
       format.returnRaw(f, raw!);
     });
     f.if(u.sig.eqz(), () => format.returnZero(f, u.sign));
@@ -144,7 +140,10 @@ export const toBcd = formatFn("toBcd", FORMATS.f80, 1, ["i32"], "v128", (f, [raw
         f.if(done.get().eq(16), () => f.break(label));
       });
       const top = f.let(rest.get().divU(10));
-      const upper = top.shl(4).or(rest.get().sub(top.mul(10))).or(u.sign.u64().shl(15));
+      const upper = top
+        .shl(4)
+        .or(rest.get().sub(top.mul(10)))
+        .or(u.sign.u64().shl(15));
       f.return(pair(f, digits.get(), upper));
     });
   });

@@ -60,9 +60,5 @@ export const withRounding = (env: I32, mode: I32): I32 =>
 /** The x87 control word as an environment. */
 export function x87Env(f: Builder): I32 {
   const fcw = get32(f, Cpu.FCW);
-  return fcw
-    .and(0x3f)
-    .shl(Env.MASK_SHIFT)
-    .or(fcw.and(0xc00).shl(3))
-    .or(fcw.and(0x300).shl(8));
+  return fcw.and(0x3f).shl(Env.MASK_SHIFT).or(fcw.and(0xc00).shl(3)).or(fcw.and(0x300).shl(8));
 }

@@ -1,7 +1,7 @@
-import { Env, Flag, note } from "./env.ts";
 import { expCoefficients } from "./constants.ts";
+import { Env, Flag, note } from "./env.ts";
 import { evaluate, multiplyBy64, normalize, polynomial, shiftRight } from "./fixed.ts";
-import { FORMATS, formatFn, isNaN } from "./formats.ts";
+import { FORMATS, formatFn, isNan } from "./formats.ts";
 import { BIAS, SPECIAL, TOP_BIT } from "./round.ts";
 
 const format = FORMATS.f80;
@@ -16,7 +16,7 @@ export const exponential = formatFn("exp2m1", format, 1, ["i32"], "v128", (f, [r
   const x = format.unpack(f, raw!, env!);
   const full = env!.or(3 << Env.PC_SHIFT);
   f.unlikely(x.exp.eq(SPECIAL), () => {
-    f.if(isNaN(x), () => format.returnNaN(f, raw!, raw!));
+    f.if(isNan(x), () => format.returnNaN(f, raw!, raw!));
     f.if(x.sign, () => format.finish(f, f.i32(1), f.i32(BIAS), f.i64(TOP_BIT), f.i64(0), full));
     format.returnInfinity(f, f.i32(0));
   });

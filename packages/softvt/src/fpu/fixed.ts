@@ -101,8 +101,7 @@ export function normalize(f: Builder, a: Wide): Normalized {
 }
 
 /** `a` shifted right by a count that may be anything from 0 up. */
-export const shiftRight = (f: Builder, a: Wide, count: I32): Wide =>
-  shiftRightSticky(f, a, f.let(count));
+export const shiftRight = (f: Builder, a: Wide, count: I32): Wide => shiftRightSticky(f, a, f.let(count));
 
 /** a · b of a 64-bit and a 128-bit number: the upper 128 bits. */
 export function multiplyBy64(f: Builder, a: I64, b: Wide): Wide {
@@ -114,4 +113,3 @@ export function multiplyBy64(f: Builder, a: I64, b: Wide): Wide {
 export const SQRT2 = 0xb504_f333_f9de_6484n;
 /** 1 - √½ as a significand with exponent -2: the range of FYL2XP1. */
 export const LOG1P_LIMIT = 0x95f6_1998_0c43_36f7n;
-

@@ -44,7 +44,7 @@ export interface Format {
   returnNaN(f: Builder, a: Raw, b: Raw): void;
 }
 
-export const isNaN = (u: Unpacked): I32 => u.exp.eq(SPECIAL).and(u.sig.ne(TOP_BIT));
+export const isNan = (u: Unpacked): I32 => u.exp.eq(SPECIAL).and(u.sig.ne(TOP_BIT));
 
 interface Layout {
   readonly bits: 32 | 64;
@@ -95,11 +95,16 @@ function narrow(layout: Layout): Format {
     const first = a.and(sign64 - 1n).gtU(infinity);
     f.return(first.select(a, b).or(quiet));
   });
-  const finish = fn(`round_${name}`, ["i32", "i32", "i64", "i64", "i32"], "i64", (f, sign, exp, sig, extra, env) => {
-    const limits = [f.i32(discard), f.i32(min), f.i32(max)];
-    const value = f.call<V128>(roundNarrow, sign, exp, sig.or(sticky(extra)), env, ...limits);
-    f.return(packNarrow(f, layout, value));
-  });
+  const finish = fn(
+    `round_${name}`,
+    ["i32", "i32", "i64", "i64", "i32"],
+    "i64",
+    (f, sign, exp, sig, extra, env) => {
+      const limits = [f.i32(discard), f.i32(min), f.i32(max)];
+      const value = f.call<V128>(roundNarrow, sign, exp, sig.or(sticky(extra)), env, ...limits);
+      f.return(packNarrow(f, layout, value));
+    },
+  );
   return {
     name,
     parts: ["i64"],
@@ -126,7 +131,12 @@ function narrow(layout: Layout): Format {
           },
         ),
       );
-      const sign = f.let(raw.shrU(bits - 1).wrap().and(1));
+      const sign = f.let(
+        raw
+          .shrU(bits - 1)
+          .wrap()
+          .and(1),
+      );
       return { sign, exp: exp.get(), sig: sig.get(), denormal: denormal.get() };
     },
     finish: (f, sign, exp, sig, extra, env) => f.return(f.call<I64>(finish, sign, exp, sig, extra, env)),
@@ -139,7 +149,13 @@ function narrow(layout: Layout): Format {
     returnRaw: (f, [raw]) => f.return(raw),
     isSignaling: ([raw]) => isSignaling(layout, raw),
     returnQuiet: (f, sign, sig) =>
-      f.return(sig.shl(1).shrU(64 - fraction).or(signed(sign)).or(infinity | quiet)),
+      f.return(
+        sig
+          .shl(1)
+          .shrU(64 - fraction)
+          .or(signed(sign))
+          .or(infinity | quiet),
+      ),
     returnNaN: (f, [a], [b]) => f.return(f.call<I64>(nan, a, b)),
   };
 }
@@ -161,9 +177,7 @@ const nan80 = fn("nan_f80", ["i64", "i32", "i64", "i32"], "v128", (f, aSig, aSe,
   });
   f.if(aSignals.or(bSignals), () => note(f, Flag.IE));
   const sameKind = aSignals.eq(bSignals);
-  const larger = aSig
-    .gtU(bSig)
-    .or(aSig.eq(bSig).and(aSe.and(0xffff).ltU(bSe.and(0xffff))));
+  const larger = aSig.gtU(bSig).or(aSig.eq(bSig).and(aSe.and(0xffff).ltU(bSe.and(0xffff))));
   const bothNaN = sameKind.select(larger, bSignals);
   const first = f.let(bNaN.eqz().or(aNaN.and(bothNaN)));
   const se = first.select(aSe, bSe);
@@ -236,4 +250,3 @@ export function formatFn(
     describe(f, operands as unknown as Raw[], values.slice(count * width) as I32[]);
   });
 }
-

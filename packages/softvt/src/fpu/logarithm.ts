@@ -17,7 +17,7 @@ import {
   shiftRight,
   subtract,
 } from "./fixed.ts";
-import { FORMATS, formatFn, isNaN, type Unpacked } from "./formats.ts";
+import { FORMATS, formatFn, isNan, type Unpacked } from "./formats.ts";
 import { BIAS, SPECIAL, TOP_BIT } from "./round.ts";
 import { highHalf, lowHalf, type Wide } from "./wide.ts";
 
@@ -48,7 +48,12 @@ function fromRatio(f: Builder, s: Float): Float {
 /** Rounds y · log. An exact logarithm is rounded as such, but PE (and so UE) is noted as for the others. */
 function finishProduct(f: Builder, y: Unpacked, sign: I32, log: Float, isExact: boolean, env: I32): void {
   const { mantissa, shift } = normalize(f, multiplyBy64(f, y.sig, log.mantissa));
-  const exp = f.let(y.exp.add(log.exp).sub(BIAS - 1).sub(shift));
+  const exp = f.let(
+    y.exp
+      .add(log.exp)
+      .sub(BIAS - 1)
+      .sub(shift),
+  );
   if (isExact) note(f, exp.ltS(1).shl(4).or(Flag.PE));
   const extra = isExact ? mantissa.lo : mantissa.lo.or(1);
   format.finish(f, y.sign.xor(sign), exp, mantissa.hi, extra, env);
@@ -59,7 +64,7 @@ export const logarithm = formatFn("log2", format, 2, ["i32"], "v128", (f, [rawX,
   const x = format.unpack(f, rawX!, env!);
   const y = format.unpack(f, rawY!, env!);
   const full = f.let(env!.or(3 << Env.PC_SHIFT));
-  f.if(isNaN(x).or(isNaN(y)), () => format.returnNaN(f, rawX!, rawY!));
+  f.if(isNan(x).or(isNan(y)), () => format.returnNaN(f, rawX!, rawY!));
   const xIsZero = f.let(x.sig.eqz());
   const below = f.let(x.exp.ltS(BIAS));
   const isOne = f.let(x.exp.eq(BIAS).and(x.sig.eq(TOP_BIT)));
@@ -102,7 +107,12 @@ export const logarithm = formatFn("log2", format, 2, ["i32"], "v128", (f, [rawX,
   const shift = f.let(difference.clz());
   const dividend = { hi: difference.shl(shift), lo: f.i64(0) };
   const ratio = normalize(f, multiply(f, dividend, reciprocal(f, divisor)));
-  const exp = f.let(f.i32(BIAS - 1).sub(shift.wrap()).sub(ratio.shift));
+  const exp = f.let(
+    f
+      .i32(BIAS - 1)
+      .sub(shift.wrap())
+      .sub(ratio.shift),
+  );
   const log = fromRatio(f, { mantissa: ratio.mantissa, exp });
   f.if(kMagnitude.eqz(), () => finishProduct(f, y, halved, log, false, full));
   // k + log, with 111 bits after the point; the logarithm is at most a half.
@@ -122,10 +132,17 @@ export const logarithm1p = formatFn("log2p1", format, 2, ["i32"], "v128", (f, [r
   const x = format.unpack(f, rawX!, env!);
   const y = format.unpack(f, rawY!, env!);
   const full = f.let(env!.or(3 << Env.PC_SHIFT));
-  f.if(isNaN(x).or(isNaN(y)), () => format.returnNaN(f, rawX!, rawY!));
+  f.if(isNan(x).or(isNan(y)), () => format.returnNaN(f, rawX!, rawY!));
   const inRange = x.exp.ltS(BIAS - 2).or(x.exp.eq(BIAS - 2).and(x.sig.leU(LOG1P_LIMIT)));
   f.if(inRange.eqz(), () => {
-    const sum = f.call<V128>(ARITHMETIC.f80.add, rawX![0], rawX![1] as I32, f.i64(TOP_BIT), f.i32(BIAS), full);
+    const sum = f.call<V128>(
+      ARITHMETIC.f80.add,
+      rawX![0],
+      rawX![1] as I32,
+      f.i64(TOP_BIT),
+      f.i32(BIAS),
+      full,
+    );
     const operand = [lowHalf(f, sum), highHalf(f, sum).wrap()] as const;
     f.return(f.call<V128>(logarithm, ...operand, rawY![0], rawY![1] as I32, full));
   });

@@ -3,7 +3,7 @@ import { get32, set32 } from "../cpu/state.ts";
 import type { Builder, I32, I64 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Env, Flag, note } from "./env.ts";
-import { FORMATS, formatFn, isNaN } from "./formats.ts";
+import { FORMATS, formatFn, isNan } from "./formats.ts";
 import { SPECIAL } from "./round.ts";
 
 /** Condition codes in the status word, which a remainder notes along with its exceptions. */
@@ -49,7 +49,7 @@ const describe = (name: string, toNearest: boolean): Fn => {
     const b = format.unpack(f, rawB!, env!);
     const exact = env!.or(3 << Env.PC_SHIFT);
     f.unlikely(a.exp.eq(SPECIAL).or(b.exp.eq(SPECIAL)), () => {
-      f.if(isNaN(a).or(isNaN(b)), () => format.returnNaN(f, rawA!, rawB!));
+      f.if(isNan(a).or(isNan(b)), () => format.returnNaN(f, rawA!, rawB!));
       f.if(a.exp.eq(SPECIAL), () => format.returnInvalid(f));
     });
     f.if(b.sig.eqz(), () => format.returnInvalid(f));

@@ -49,11 +49,7 @@ function roundSig(f: Builder, env: I32, sign: I32, sig: I64, extra: I64, discard
   const bits = I32like(f, discard).u64();
   const unit = f.let(f.i64(1).shl(bits));
   const kept = sig.and(f.i64(0).sub(unit));
-  const fraction = f.let(
-    sig
-      .or(sticky(extra))
-      .shl(f.i64(64).sub(bits))
-  );
+  const fraction = f.let(sig.or(sticky(extra)).shl(f.i64(64).sub(bits)));
   const up = roundsUp(f, env, sign, sig.and(unit).ne(0), fraction);
   const sum = f.let(up.select(kept.add(unit), kept));
   return { sig: sum, carry: up.and(sum.eqz()), up, inexact: fraction.ne(0) };
@@ -67,7 +63,15 @@ const I32like = (f: Builder, x: number | I32): I32 => (typeof x === "number" ? f
  * (FSCALE), infinity or zero. Tiny is what stays below the least normal number after rounding with an
  * unbounded exponent (sec. 4.9.1.5).
  */
-function describeRound(f: Builder, sign: I32, exp: I32, sig: I64, extra: I64, env: I32, target: Target): void {
+function describeRound(
+  f: Builder,
+  sign: I32,
+  exp: I32,
+  sig: I64,
+  extra: I64,
+  env: I32,
+  target: Target,
+): void {
   const min = I32like(f, target.min);
   const max = I32like(f, target.max);
   const first = roundSig(f, env, sign, sig, extra, target.discard);

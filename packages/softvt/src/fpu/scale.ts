@@ -1,6 +1,6 @@
 import type { I32 } from "../ir/builder.ts";
 import { Env, Flag, note } from "./env.ts";
-import { FORMATS, formatFn, isNaN } from "./formats.ts";
+import { FORMATS, formatFn, isNan } from "./formats.ts";
 import { BIAS, SPECIAL } from "./round.ts";
 
 const format = FORMATS.f80;
@@ -13,7 +13,7 @@ export const scale = formatFn("scale", format, 2, ["i32"], "v128", (f, [rawA, ra
   const a = format.unpack(f, rawA!, env!);
   const b = format.unpack(f, rawB!, env!);
   f.unlikely(a.exp.eq(SPECIAL).or(b.exp.eq(SPECIAL)), () => {
-    f.if(isNaN(a).or(isNaN(b)), () => format.returnNaN(f, rawA!, rawB!));
+    f.if(isNan(a).or(isNan(b)), () => format.returnNaN(f, rawA!, rawB!));
     f.if(b.exp.eq(SPECIAL), () => {
       const wrong = b.sign.select(a.exp.eq(SPECIAL), a.sig.eqz());
       f.if(wrong, () => format.returnInvalid(f));
@@ -38,7 +38,7 @@ export const scale = formatFn("scale", format, 2, ["i32"], "v128", (f, [rawA, ra
 export const exponent = formatFn("exponent", format, 1, ["i32"], "v128", (f, [raw], [env]) => {
   const a = format.unpack(f, raw!, env!);
   f.unlikely(a.exp.eq(SPECIAL), () => {
-    f.if(isNaN(a), () => format.returnNaN(f, raw!, raw!));
+    f.if(isNan(a), () => format.returnNaN(f, raw!, raw!));
     format.returnInfinity(f, f.i32(0));
   });
   f.if(a.sig.eqz(), () => {
@@ -59,7 +59,7 @@ export const exponent = formatFn("exponent", format, 1, ["i32"], "v128", (f, [ra
 export const significand = formatFn("significand", format, 1, ["i32"], "v128", (f, [raw], [env]) => {
   const a = format.unpack(f, raw!, env!);
   f.unlikely(a.exp.eq(SPECIAL), () => {
-    f.if(isNaN(a), () => format.returnNaN(f, raw!, raw!));
+    f.if(isNan(a), () => format.returnNaN(f, raw!, raw!));
     format.returnInfinity(f, a.sign);
   });
   f.if(a.sig.eqz(), () => format.returnZero(f, a.sign));

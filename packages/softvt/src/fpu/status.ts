@@ -43,7 +43,10 @@ export const fullTags = fn("x87FullTags", [], "i32", (f) => {
     const exp = f.load("i32.load16_u", f.cpu, Cpu.FPR + 16 * i + 8).and(0x7fff);
     const zero = exp.eqz().and(sig.eqz());
     const special = exp.eqz().or(exp.eq(0x7fff)).or(sig.geS(0));
-    const isEmpty = kept.shrU(2 * i).and(3).eq(3);
+    const isEmpty = kept
+      .shrU(2 * i)
+      .and(3)
+      .eq(3);
     const tag = isEmpty.select(f.i32(3), zero.select(f.i32(1), special.shl(1)));
     tags = f.let(tags.or(tag.shl(2 * i)));
   }

@@ -1,6 +1,6 @@
 import type { Builder, I32 } from "../ir/builder.ts";
-import { arctanCoefficients, arctanEighths, cosineCoefficients, pi, sineCoefficients } from "./constants.ts";
 import { divideWide } from "./arithmetic.ts";
+import { arctanCoefficients, arctanEighths, cosineCoefficients, pi, sineCoefficients } from "./constants.ts";
 import { Env, Flag, note } from "./env.ts";
 import {
   add,
@@ -14,7 +14,7 @@ import {
   shiftRight,
   subtract,
 } from "./fixed.ts";
-import { FORMATS, formatFn, isNaN, type Unpacked } from "./formats.ts";
+import { FORMATS, formatFn, isNan, type Unpacked } from "./formats.ts";
 import { Condition } from "./remainder.ts";
 import { BIAS, SPECIAL, TOP_BIT } from "./round.ts";
 import type { Wide } from "./wide.ts";
@@ -111,7 +111,7 @@ export const trigonometric = formatFn("trig", format, 1, ["i32", "i32"], "v128",
   const full = f.let(env!.or(3 << Env.PC_SHIFT));
   const one = (sign: I32): void => format.finish(f, sign, f.i32(BIAS), f.i64(TOP_BIT), f.i64(0), full);
   f.unlikely(x.exp.eq(SPECIAL), () => {
-    f.if(isNaN(x), () => format.returnNaN(f, raw!, raw!));
+    f.if(isNan(x), () => format.returnNaN(f, raw!, raw!));
     format.returnInvalid(f);
   });
   f.if(x.exp.geS(BIAS + 63), () => {
@@ -171,7 +171,7 @@ export const arctangent = formatFn("atan", format, 2, ["i32"], "v128", (f, [rawX
   const x = format.unpack(f, rawX!, env!);
   const y = format.unpack(f, rawY!, env!);
   const full = f.let(env!.or(3 << Env.PC_SHIFT));
-  f.if(isNaN(x).or(isNaN(y)), () => format.returnNaN(f, rawX!, rawY!));
+  f.if(isNan(x).or(isNan(y)), () => format.returnNaN(f, rawX!, rawY!));
   f.if(x.denormal.or(y.denormal), () => note(f, Flag.DE));
 
   const finish = (angle: Wide): void => {
@@ -205,9 +205,7 @@ export const arctangent = formatFn("atan", format, 2, ["i32"], "v128", (f, [rawX
   );
   const second = divideWide(f, first.remainder, f.i64(0), bottom);
   const mantissa: Wide = { hi: first.quotient, lo: second.quotient };
-  const exp = f.let(
-    swap.select(x.exp, y.exp).sub(swap.select(y.exp, x.exp)).add(BIAS).sub(less),
-  );
+  const exp = f.let(swap.select(x.exp, y.exp).sub(swap.select(y.exp, x.exp)).add(BIAS).sub(less));
   const t = shiftRight(f, mantissa, f.i32(BIAS).sub(exp));
 
   // arctan t = arctan c + arctan u with c the nearest eighth, u = (t - c) / (1 + t c).
@@ -250,14 +248,7 @@ export const arctangent = formatFn("atan", format, 2, ["i32"], "v128", (f, [rawX
   const factor = evaluate(f, arctan, multiply(f, twice, twice));
   f.if(eighths.or(swap).or(x.sign).eqz(), () => {
     const small = normalize(f, multiply(f, mantissa, factor));
-    format.finish(
-      f,
-      y.sign,
-      exp.add(1).sub(small.shift),
-      small.mantissa.hi,
-      small.mantissa.lo.or(1),
-      full,
-    );
+    format.finish(f, y.sign, exp.add(1).sub(small.shift), small.mantissa.hi, small.mantissa.lo.or(1), full);
   });
   const part = multiply(f, u, factor);
   const base: Wide = { hi: baseHi.get(), lo: baseLo.get() };
@@ -276,4 +267,3 @@ function multiplySmall(f: Builder, a: Wide, n: I32): Wide {
   const carry = low.add(a.lo.and(0xffff_ffffn).mul(factor).shrU(32)).shrU(32);
   return { hi: f.let(a.hi.mul(factor).add(carry)), lo: f.let(a.lo.mul(factor)) };
 }
-

@@ -154,9 +154,12 @@ function float(name: string, a: number, b: number): number {
     case "max":
       return Math.max(a, b);
     case "pmin":
-      return b < a ? b : a;
+      // Not Math.min: of zeros and NaNs the first operand stands.
+      if (b < a) return b;
+      return a;
     case "pmax":
-      return a < b ? b : a;
+      if (a < b) return b;
+      return a;
     case "sqrt":
       return Math.sqrt(a);
     case "ceil":

@@ -1,6 +1,6 @@
 import { effectiveAddress, linearAddress, segmentAddress } from "../cpu/address.ts";
 import { arithmeticFlags, FlagKind, setExplicit, setLazy, setMixed } from "../cpu/flags.ts";
-import { Cpu, Event, gpr, Seg } from "../cpu/layout.ts";
+import { Cpu, Event, gpr, Mode, Seg } from "../cpu/layout.ts";
 import {
   type AccessOptions,
   modifyMemory,
@@ -120,9 +120,13 @@ export class Insn extends Builder {
     else this.store(STORE[bits]!, address, value, offset);
   }
 
+  /** Whether the memory operand goes by SS, as 0 or 1. */
+  bySs(): I32 {
+    return this.field("d").shrU(2).and(7).eq(Seg.SS);
+  }
+
   #access(): AccessOptions {
-    const stack = this.field("d").shrU(2).and(7).eq(Seg.SS);
-    return { onEvent: () => this.leave(), stack };
+    return { onEvent: () => this.leave(), stack: this.bySs() };
   }
 
   /** Linear address of the memory operand, segment checks done, for an access of `bits`. */
@@ -132,9 +136,15 @@ export class Insn extends Builder {
 
   /** Linear address of `offset` in segment number `seg`, checked for an access of `bits`; leaves on a fault. */
   segmented(seg: I32, offset: I64, bits: number, write: boolean): I64 {
-    const address = this.call<I64>(segmentAddress, seg, offset, this.i32(bits / 8), this.i32(write ? 1 : 0));
-    this.leaveOnEvent();
-    return address;
+    const address = this.variable("i64", offset);
+    // Flat segments (FS and GS never count as such) need no check: an offset is the address.
+    const flat = get32(this, Cpu.MODE).and(Mode.FLAT).ne(0).and(seg.ltU(Seg.FS));
+    this.unlikely(flat.eqz(), () => {
+      const bytes = this.i32(bits / 8);
+      address.set(this.call<I64>(segmentAddress, seg, offset, bytes, this.i32(write ? 1 : 0)));
+      this.leaveOnEvent();
+    });
+    return address.get();
   }
 
   /** Offset of the memory operand without its segment (LEA). */
@@ -251,15 +261,15 @@ export class Insn extends Builder {
   }
 
   /** Reads `bits` at linear address `va` with the current privilege; leaves on a fault. */
-  readAt(bits: number, va: I64, stack = false): I64 {
+  readAt(bits: number, va: I64, stack: I32 | boolean = false): I64 {
     return readMemory(this, bits, va, { onEvent: () => this.leave(), stack });
   }
 
-  writeAt(bits: number, va: I64, value: I64, stack = false): void {
+  writeAt(bits: number, va: I64, value: I64, stack: I32 | boolean = false): void {
     writeMemory(this, bits, va, value, { onEvent: () => this.leave(), stack });
   }
 
-  modifyAt(bits: number, va: I64, change: (old: I64) => I64, stack = false): void {
+  modifyAt(bits: number, va: I64, change: (old: I64) => I64, stack: I32 | boolean = false): void {
     modifyMemory(this, bits, va, change, { onEvent: () => this.leave(), stack });
   }
 

@@ -1,7 +1,7 @@
 import { Cpu } from "../cpu/layout.ts";
 import { CR4, get32, get64, raise, set32, Vector } from "../cpu/state.ts";
-import { fn, type I32 } from "../ir/builder.ts";
 import { Env, Flag } from "../fpu/env.ts";
+import { fn, type I32 } from "../ir/builder.ts";
 import type { Insn } from "./insn.ts";
 
 /** Faults with the vector that a field of the vCPU block holds, unless that is 0. */
@@ -22,9 +22,7 @@ export const sseCheck = (c: Insn): void => faultIfOff(c, Cpu.SSE_OFF);
 
 /** A pending unmasked x87 exception, which waiting x87 and MMX instructions raise where CR0.NE is set. */
 export function pendingX87(c: Insn): void {
-  c.unlikely(get32(c, Cpu.FSW).and(0x80), () =>
-    c.faultIf(get64(c, Cpu.CR0).bit(5), Vector.MF),
-  );
+  c.unlikely(get32(c, Cpu.FSW).and(0x80), () => c.faultIf(get64(c, Cpu.CR0).bit(5), Vector.MF));
 }
 
 /** The first thing every MMX instruction does: #UD by CR0.EM, #NM by CR0.TS, #MF. */

@@ -94,6 +94,7 @@ export class ModuleBuilder {
   readonly #imports: { name: string; type: number }[] = [];
   readonly #bodies: Body[] = [];
   readonly #exports: { name: string; index: number }[] = [];
+  readonly #names = new Map<number, string>();
   /** Function indices of table 0, from slot 0. */
   table: number[] = [];
 
@@ -118,8 +119,11 @@ export class ModuleBuilder {
   }
 
   /** Declares a function whose code comes later; returns its index. */
-  declare(signature: Signature): number {
-    return this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
+  declare(signature: Signature, name?: string): number {
+    const index =
+      this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
+    if (name !== undefined) this.#names.set(index, name);
+    return index;
   }
 
   define(index: number, locals: readonly WasmType[], code: Uint8Array): void {
@@ -207,6 +211,20 @@ export class ModuleBuilder {
         w.raw(body.code);
         w.u8(0x0b);
       }
+    });
+    // Names for profilers (Core Specification 2.0, appendix 7.4.1).
+    section(0, (w) => {
+      w.name("name");
+      const names = new ByteWriter();
+      const named = [...this.#names].sort(([a], [b]) => a - b);
+      names.u32(named.length);
+      for (const [index, name] of named) {
+        names.u32(index);
+        names.name(name);
+      }
+      w.u8(1);
+      w.u32(names.length);
+      w.raw(names.view());
     });
     return out.view().slice() as Uint8Array<ArrayBuffer>;
   }

@@ -1,13 +1,18 @@
-import { CODE_START, type HostEnd, HOST_LAYOUT, type MemoryBytes } from "../../../../test/host-cpu/host-cpu.ts";
 import type { EngineResult } from "../../../../test/host-cpu/compare.ts";
+import {
+  CODE_START,
+  HOST_LAYOUT,
+  type HostEnd,
+  type MemoryBytes,
+} from "../../../../test/host-cpu/host-cpu.ts";
 import { FxImage, type HostState } from "../../../../test/host-cpu/state.ts";
-import { Cpu, Event, Mode, TLB_ENTRIES, TlbEntry } from "../../src/cpu/layout.ts";
 import { arithmeticFlags } from "../../src/cpu/flags.ts";
-import { CR0, CR4 } from "../../src/cpu/state.ts";
+import { Cpu, Event, Mode, TLB_ENTRIES, TlbEntry } from "../../src/cpu/layout.ts";
 import { updateSse } from "../../src/cpu/sse-state.ts";
+import { CR0, CR4 } from "../../src/cpu/state.ts";
 import { Decoder } from "../../src/decode/decoder.ts";
 import { buildHandlers } from "../../src/isa/handlers.ts";
-import { compile, CPU_ADDRESS, type TestModule } from "./module.ts";
+import { CPU_ADDRESS, compile, type TestModule } from "./module.ts";
 
 const UOP = 0x7_0000;
 const ARENA = 0x10_0000;
@@ -103,7 +108,7 @@ export class FpEngine {
     adjust(cpu);
     for (const { address, bytes } of memory) this.module.bytes.set(bytes, ARENA + address - HOST_LAYOUT.DATA);
     const data = this.module.bytes.subarray(ARENA, ARENA + HOST_LAYOUT.DATA_BYTES);
-    const before = memory.length > 0 || true ? data.slice(0x7000, 0x9000) : data;
+    const before = data.slice(0x7000, 0x9000);
     const padded = new Uint8Array(32);
     padded.set(code);
     const pos = CODE_START & 0xfff;
@@ -143,8 +148,10 @@ export class FpEngine {
       while (i < after.length && after[i] !== before[i]) i++;
       writes.push({ address: HOST_LAYOUT.DATA + 0x7000 + from, bytes: after.slice(from, i) });
     }
-    for (const { address, bytes } of memory) data.fill(0, address - HOST_LAYOUT.DATA, address - HOST_LAYOUT.DATA + bytes.length);
-    for (const { address, bytes } of writes) data.fill(0, address - HOST_LAYOUT.DATA, address - HOST_LAYOUT.DATA + bytes.length);
+    for (const { address, bytes } of memory)
+      data.fill(0, address - HOST_LAYOUT.DATA, address - HOST_LAYOUT.DATA + bytes.length);
+    for (const { address, bytes } of writes)
+      data.fill(0, address - HOST_LAYOUT.DATA, address - HOST_LAYOUT.DATA + bytes.length);
     return { end, rip: BigInt(CODE_START + length), writes, ...this.#state() };
   }
 

@@ -1,10 +1,9 @@
 import { UOP_FIELDS } from "../../src/cpu/uop.ts";
 import { hostFunctions } from "../../src/ir/builder.ts";
-import { emit } from "../../src/ir/emit.ts";
+import { emit, LocalPool } from "../../src/ir/emit.ts";
 import type { Fn } from "../../src/ir/ir.ts";
 import { ByteWriter, ModuleBuilder } from "../../src/wasm/encoder.ts";
 import { LOADS, type WasmType } from "../../src/wasm/opcodes.ts";
-import { LocalPool } from "../../src/ir/emit.ts";
 
 /** Where the vCPU block and whatever a test wants lie in a test module's memory. */
 export const CPU_ADDRESS = 0x1000;

@@ -10,10 +10,11 @@ import {
   anyTrue,
   DOUBLE,
   extract,
-  isFinite,
+  isBounded,
   isSafeResult,
   type Lane,
   native,
+  nativeCompare,
   notDenormal,
   packedBad,
   packedUnsafe,
@@ -22,27 +23,46 @@ import {
   storeScalar,
 } from "./native.ts";
 
-/** Wraps a soft-float function of one or two scalars and env as an operation of its own, exceptions raised. */
-export const exactScalar = (name: string, soft: Fn, count: number): Fn =>
-  fn(name, Array.from({ length: count }, () => "i64" as const), "i64", (f, ...args) => {
-    const env = beginSse(f);
-    const value = f.call<I64>(soft, ...(args as I64[]), env);
-    f.call(endSse);
-    f.return(value);
-  });
+/**
+ * Wraps a soft-float function of one or two scalars and env as an operation of its own, exceptions raised.
+ * `shortcut` may return a result before it is called.
+ */
+export const exactScalar = (
+  name: string,
+  soft: Fn,
+  count: number,
+  shortcut: (f: Builder, args: readonly I64[]) => void = () => {},
+): Fn =>
+  fn(
+    name,
+    Array.from({ length: count }, () => "i64" as const),
+    "i64",
+    (f, ...args) => {
+      shortcut(f, args as readonly I64[]);
+      const env = beginSse(f);
+      const value = f.call<I64>(soft, ...(args as I64[]), env);
+      f.call(endSse);
+      f.return(value);
+    },
+  );
 
 /** The same on every lane of vectors. */
 export const exactPacked = (name: string, lane: Lane, soft: Fn, count: number): Fn =>
-  fn(name, Array.from({ length: count }, () => "v128" as const), "v128", (f, ...args) => {
-    const env = beginSse(f);
-    let value: V128 = f.v128(0n);
-    for (let i = 0; i < lane.count; i++) {
-      const operands = args.map((arg) => extract(f, lane, arg as V128, i));
-      value = f.let(replace(f, lane, value, i, f.call<I64>(soft, ...operands, env)));
-    }
-    f.call(endSse);
-    f.return(value);
-  });
+  fn(
+    name,
+    Array.from({ length: count }, () => "v128" as const),
+    "v128",
+    (f, ...args) => {
+      const env = beginSse(f);
+      let value: V128 = f.v128(0n);
+      for (let i = 0; i < lane.count; i++) {
+        const operands = args.map((arg) => extract(f, lane, arg as V128, i));
+        value = f.let(replace(f, lane, value, i, f.call<I64>(soft, ...operands, env)));
+      }
+      f.call(endSse);
+      f.return(value);
+    },
+  );
 
 /**
  * Native result or exact function: `fast` where nothing but PE can have come up. Both sides leave the result in
@@ -69,6 +89,37 @@ export function choose<T extends "i64" | "v128">(
   return result.get() as unknown as Result;
 }
 
+/**
+ * Returns the native result where it is exact: nothing is raised then, and PE need not be set already. Whole
+ * numbers in floating-point registers never set it.
+ */
+function returnIfExact(f: Builder, lane: Lane, operation: Operation, a: I64, b: I64): void {
+  const result = f.let(native(f, lane, operation.native, a, b));
+  const mxcsr = get32(f, Cpu.MXCSR);
+  f.if(isPlain(mxcsr.or(PE)).and(isQuiet(lane, operation, a, b, result)), () => {
+    const back = (op: string, x: I64, y: I64): I64 => f.let(native(f, lane, op, x, y));
+    const equal = (x: I64, y: I64): I32 => nativeCompare(f, lane, "eq", x, y);
+    // Significands with p bits in all, zeros at the end not counted, have an exact product.
+    const zeros = (x: I64): I64 => x.or(1n << BigInt(lane.fraction)).ctz();
+    const short = (x: I64, y: I64): I32 => zeros(x).add(zeros(y)).gtU(lane.fraction);
+    let exact: I32;
+    if (operation.native === "mul") exact = short(a, b);
+    else if (operation.native === "div") exact = short(result, b).and(equal(back("mul", result, b), a));
+    else {
+      // What a sum has lost (Knuth, The Art of Computer Programming, vol. 2, sec. 4.2.2, theorem B).
+      const second = operation.native === "sub" ? f.let(b.xor(lane.sign)) : b;
+      const virtual = back("sub", result, a);
+      const lost = back("sub", a, back("sub", result, virtual));
+      const rest = back("sub", second, virtual);
+      exact = equal(back("add", lost, rest), f.i64(0));
+    }
+    f.if(exact, () => f.return(result));
+  });
+}
+
+/** MXCSR's PE flag. */
+const PE = 0x20;
+
 interface Operation {
   readonly name: string;
   readonly opcode: string;
@@ -85,10 +136,13 @@ const OPERATIONS: readonly Operation[] = [
   { name: "DIV", opcode: "5E", soft: "divide", native: "div", underflows: true },
 ];
 
-/** Sums of denormals are exact: only operands count there (SDM Vol. 1 sec. 4.9.1.5: masked UE means inexact). */
-function scalarFast(f: Builder, lane: Lane, operation: Operation, a: I64, b: I64, result: I64): I32 {
-  const good = operation.underflows ? isSafeResult(lane, result) : isFinite(lane, result);
-  return isPlain(get32(f, Cpu.MXCSR)).and(good).and(notDenormal(lane, a)).and(notDenormal(lane, b));
+/**
+ * Whether operands and result can have raised nothing but PE. Sums of denormals are exact: only operands count
+ * there (SDM Vol. 1 sec. 4.9.1.5: masked UE means inexact).
+ */
+function isQuiet(lane: Lane, operation: Operation, a: I64, b: I64, result: I64): I32 {
+  const good = operation.underflows ? isSafeResult(lane, result) : isBounded(lane, result);
+  return good.and(notDenormal(lane, a)).and(notDenormal(lane, b));
 }
 
 function packedFast(f: Builder, lane: Lane, operation: Operation, a: V128, b: V128, result: V128): I32 {
@@ -105,7 +159,9 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
   const size = lane === SINGLE ? "d" : "q";
   const soft = ARITHMETIC[lane.name];
   for (const operation of OPERATIONS) {
-    const scalar = exactScalar(`${operation.name}S${suffix}_exact`, soft[operation.soft], 2);
+    const scalar = exactScalar(`${operation.name}S${suffix}_exact`, soft[operation.soft], 2, (f, [a, b]) =>
+      returnIfExact(f, lane, operation, a!, b!),
+    );
     const packed = exactPacked(`${operation.name}P${suffix}_exact`, lane, soft[operation.soft], 2);
     insn(
       `${operation.name}S${suffix}`,
@@ -117,8 +173,12 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
         const a = c.read(0);
         const b = c.read(1);
         const quick = c.let(native(c, lane, operation.native, a, b));
-        const fast = scalarFast(c, lane, operation, a, b, quick);
-        storeScalar(c, lane, choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)));
+        const fast = isPlain(get32(c, Cpu.MXCSR)).and(isQuiet(lane, operation, a, b, quick));
+        storeScalar(
+          c,
+          lane,
+          choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)),
+        );
       },
     );
     insn(
@@ -132,7 +192,10 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
         const a = c.readVector(0);
         const quick = c.let(c.op(`${lane.shape}.${operation.native}`, [a, b]));
         const fast = packedFast(c, lane, operation, a, b, quick);
-        c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)));
+        c.writeVector(
+          0,
+          choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)),
+        );
       },
     );
   }
@@ -145,7 +208,11 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
     const quick = c.let(native(c, lane, "sqrt", a));
     // A normal root means an operand that is neither negative nor special; denormal ones have normal roots.
     const fast = isPlain(get32(c, Cpu.MXCSR)).and(isSafeResult(lane, quick)).and(notDenormal(lane, a));
-    storeScalar(c, lane, choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a)));
+    storeScalar(
+      c,
+      lane,
+      choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a)),
+    );
   });
   insn(`SQRTP${suffix}`, `${packedPrefix} 0F 51`, "Vx=,Wx", { feature }, (c) => {
     sseCheck(c);
@@ -154,6 +221,9 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
     const unsafe = packedUnsafe(c, lane, quick, true);
     const bad = anyTrue(c, c.op("v128.or", [unsafe, packedBad(c, lane, [a])]));
     const fast = isPlain(get32(c, Cpu.MXCSR)).and(bad.eqz());
-    c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a)));
+    c.writeVector(
+      0,
+      choose(c, "v128", fast, quick, () => c.call<V128>(packed, a)),
+    );
   });
 }

@@ -1,5 +1,5 @@
-import { Env } from "../../fpu/env.ts";
 import { COMPARE, Relation } from "../../fpu/compare.ts";
+import { Env } from "../../fpu/env.ts";
 import { type Builder, fn, type I32, type I64, type V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
@@ -55,7 +55,10 @@ const PREDICATES = 0x79db_8624;
 
 /** 1 where predicate `imm` holds for greater 0, less 1, equal 2, unordered 3. */
 const holds = (f: Builder, imm: I32, kind: I32): I32 =>
-  f.i32(PREDICATES | 0).shrU(imm.and(7).shl(2).add(kind)).and(1);
+  f
+    .i32(PREDICATES | 0)
+    .shrU(imm.and(7).shl(2).add(kind))
+    .and(1);
 
 /** EQ, UNORD, NEQ and ORD are invalid for signaling NaNs only. */
 const isQuiet = (imm: I32): I32 => imm.and(3).eqz().or(imm.and(3).eq(3));
@@ -104,7 +107,11 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
       const b = c.read(1);
       const quick = nativeCompare(c, lane, relation, a, b).select(a, b);
       const fast = orderedAndNormal(c, lane, a, b);
-      storeScalar(c, lane, choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)));
+      storeScalar(
+        c,
+        lane,
+        choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)),
+      );
     });
     insn(`${name}P${suffix}`, `${packedPrefix} 0F ${opcode}`, "Vx+,Wx", { feature }, (c) => {
       sseCheck(c);
@@ -112,7 +119,10 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
       const a = c.readVector(0);
       const quick = c.op("v128.bitselect", [a, b, c.op(`${lane.shape}.${relation}`, [a, b])]);
       const fast = packedOrderedAndNormal(c, lane, a, b);
-      c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)));
+      c.writeVector(
+        0,
+        choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)),
+      );
     });
   }
 
@@ -156,7 +166,10 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
     );
     const quick = parts.reduce((x, y) => c.op("v128.or", [x, y]));
     const fast = packedOrderedAndNormal(c, lane, a, b);
-    c.writeVector(0, choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b, imm)));
+    c.writeVector(
+      0,
+      choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b, imm)),
+    );
   });
 
   const relate = fn(`COMIS${suffix}_exact`, ["i64", "i64", "i32"], "i64", (f, a, b, quiet) => {
@@ -186,4 +199,3 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
       },
     );
 }
-

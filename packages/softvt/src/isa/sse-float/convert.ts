@@ -42,7 +42,11 @@ function toInteger(c: Insn, lane: Lane, exact: Fn, x: I64, bits: 32 | 64, trunca
   const raw = c.let(c.op<I32 | I64>(`${type}.trunc_sat_${lane.name}_s`, [whole]));
   const quick = bits === 64 ? (raw as I64) : (raw as I32).s64();
   // Saturated results, and the least integer, which may stand for one, are left to the exact way.
-  const inRange = quick.add(1n << BigInt(bits - 1)).add(1).and(bits === 64 ? -1n : 0xffff_ffffn).gtU(1);
+  const inRange = quick
+    .add(1n << BigInt(bits - 1))
+    .add(1)
+    .and(bits === 64 ? -1n : 0xffff_ffffn)
+    .gtU(1);
   const back = c.op(`${lane.name}.convert_${type}_s`, [raw]);
   const isExact = c.op<I32>(`${lane.name}.eq`, [back, value]);
   const ordered = c.op<I32>(`${lane.name}.eq`, [value, value]);
@@ -87,7 +91,11 @@ for (const [lane, prefix, feature] of [
       // Within the precision nothing is rounded: an odd multiple of a power of two that has few enough bits.
       const limit = 1n << (lane.bits === 64 ? 53n : 24n);
       const small = value.add(limit).leU(limit * 2n);
-      storeScalar(c, lane, choose(c, "i64", plain(c).or(small), bits, () => c.call<I64>(from, value)));
+      storeScalar(
+        c,
+        lane,
+        choose(c, "i64", plain(c).or(small), bits, () => c.call<I64>(from, value)),
+      );
     }
   });
 }
@@ -99,7 +107,11 @@ insn("CVTSS2SD", "F3 0F 5A", "Vq=,Wd", { feature: "sse2" }, (c) => {
   sseCheck(c);
   const x = c.read(1);
   const quick = c.op<I64>("i64.reinterpret_f64", [c.op("f64.promote_f32", [asFloat(c, SINGLE, x)])]);
-  storeScalar(c, DOUBLE, choose(c, "i64", isOrdinary(SINGLE, x), quick, () => c.call<I64>(widen, x)));
+  storeScalar(
+    c,
+    DOUBLE,
+    choose(c, "i64", isOrdinary(SINGLE, x), quick, () => c.call<I64>(widen, x)),
+  );
 });
 
 insn("CVTSD2SS", "F2 0F 5A", "Vd=,Wq", { feature: "sse2" }, (c) => {
@@ -108,7 +120,11 @@ insn("CVTSD2SS", "F2 0F 5A", "Vd=,Wq", { feature: "sse2" }, (c) => {
   const number = c.op("f32.demote_f64", [asFloat(c, DOUBLE, x)]);
   const quick = c.let(c.op<I32>("i32.reinterpret_f32", [number]).u64());
   const fast = plain(c).and(isSafeResult(SINGLE, quick));
-  storeScalar(c, SINGLE, choose(c, "i64", fast, quick, () => c.call<I64>(narrow, x)));
+  storeScalar(
+    c,
+    SINGLE,
+    choose(c, "i64", fast, quick, () => c.call<I64>(narrow, x)),
+  );
 });
 
 /** A packed conversion lane by lane: (vector) → vector, lanes not converted to are zero. */
@@ -123,8 +139,7 @@ function exactLanes(
     const env = beginSse(f);
     let result: V128 = f.v128(0n);
     for (let i = 0; i < count; i++) {
-      const x =
-        from === "i32" ? f.op<I32>("i32x4.extract_lane", [v], [i]).s64() : extract(f, from, v, i);
+      const x = from === "i32" ? f.op<I32>("i32x4.extract_lane", [v], [i]).s64() : extract(f, from, v, i);
       const value = convert(f, x, env);
       result =
         to !== "i32" && to.bits === 64
@@ -147,29 +162,42 @@ const integersToSingles = (count: number): Fn =>
     f.call<I64>(CONVERT.f32.fromInteger, x, env),
   );
 const toIntegers = (lane: Lane, count: number, truncate: boolean): Fn =>
-  exactLanes(`${lane.name}${count}ToIntegers${truncate ? "T" : ""}_exact`, lane, "i32", count, (f, x, env) => {
-    const mode = truncate ? withRounding(env, f.i32(Rounding.ZERO)) : env;
-    return f.call<I64>(CONVERT[lane.name].toInteger, x, f.i32(32), mode);
-  });
+  exactLanes(
+    `${lane.name}${count}ToIntegers${truncate ? "T" : ""}_exact`,
+    lane,
+    "i32",
+    count,
+    (f, x, env) => {
+      const mode = truncate ? withRounding(env, f.i32(Rounding.ZERO)) : env;
+      return f.call<I64>(CONVERT[lane.name].toInteger, x, f.i32(32), mode);
+    },
+  );
 
 /** The low 64 bits of a register or memory as a vector with zero above. */
-const low64 = (c: Insn, index: number): V128 =>
-  c.op("i64x2.replace_lane", [c.v128(0n), c.read(index)], [0]);
+const low64 = (c: Insn, index: number): V128 => c.op("i64x2.replace_lane", [c.v128(0n), c.read(index)], [0]);
 
 insn("CVTPS2PD", "NP 0F 5A", "Vx=,Wq", { feature: "sse2" }, (c) => {
   sseCheck(c);
   const v = low64(c, 1);
   const quick = c.op("f64x2.promote_low_f32x4", [v]);
   const bad = c.op("v128.or", [c.op("f32x4.ne", [v, v]), packedBad(c, SINGLE, [v])]);
-  c.writeVector(0, choose(c, "v128", anyTrue(c, bad).eqz(), quick, () => c.call<V128>(toDoubles, v)));
+  c.writeVector(
+    0,
+    choose(c, "v128", anyTrue(c, bad).eqz(), quick, () => c.call<V128>(toDoubles, v)),
+  );
 });
 
 insn("CVTPD2PS", "66 0F 5A", "Vx=,Wx", { feature: "sse2" }, (c) => {
   sseCheck(c);
   const v = c.readVector(1);
   const quick = c.let(c.op("f32x4.demote_f64x2_zero", [v]));
-  const fast = [0, 1].map((i) => isSafeResult(SINGLE, extract(c, SINGLE, quick, i))).reduce((a, b) => a.and(b));
-  c.writeVector(0, choose(c, "v128", plain(c).and(fast), quick, () => c.call<V128>(toSingles, v)));
+  const fast = [0, 1]
+    .map((i) => isSafeResult(SINGLE, extract(c, SINGLE, quick, i)))
+    .reduce((a, b) => a.and(b));
+  c.writeVector(
+    0,
+    choose(c, "v128", plain(c).and(fast), quick, () => c.call<V128>(toSingles, v)),
+  );
 });
 
 insn("CVTDQ2PD", "F3 0F E6", "Vx=,Wq", { feature: "sse2" }, (c) => {
@@ -182,7 +210,10 @@ insn("CVTDQ2PS", "NP 0F 5B", "Vx=,Wx", { feature: "sse2" }, (c) => {
   sseCheck(c);
   const v = c.readVector(1);
   const quick = c.op("f32x4.convert_i32x4_s", [v]);
-  c.writeVector(0, choose(c, "v128", plain(c), quick, () => c.call<V128>(dq2ps, v)));
+  c.writeVector(
+    0,
+    choose(c, "v128", plain(c), quick, () => c.call<V128>(dq2ps, v)),
+  );
 });
 
 /** Packed conversion to 32-bit integers: native where every lane fits. */
@@ -190,7 +221,13 @@ function packedToIntegers(c: Insn, lane: Lane, v: V128, exact: Fn, truncate: boo
   const wide = lane.bits === 64;
   const limit = (sign: 1 | -1): V128 => {
     // 2^31 - 1, and the greatest single below 2^31: no rounding carries them further.
-    const one = wide ? (sign > 0 ? 0x41df_ffff_ffc0_0000n : 0xc1e0_0000_0000_0000n) : sign > 0 ? 0x4eff_ffffn : 0xcf00_0000n;
+    const one = wide
+      ? sign > 0
+        ? 0x41df_ffff_ffc0_0000n
+        : 0xc1e0_0000_0000_0000n
+      : sign > 0
+        ? 0x4eff_ffffn
+        : 0xcf00_0000n;
     return c.v128(wide ? (one << 64n) | one : (one << 96n) | (one << 64n) | (one << 32n) | one);
   };
   const within = c.op("v128.and", [
@@ -278,4 +315,3 @@ for (const [name, encoding, lane, truncate] of [
     writeMmx(c, extract(c, DOUBLE, value, 0));
   });
 }
-

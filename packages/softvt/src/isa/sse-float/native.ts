@@ -6,6 +6,8 @@ import type { Insn } from "../insn.ts";
 export interface Lane {
   readonly name: "f32" | "f64";
   readonly bits: 32 | 64;
+  /** Bits of the fraction. */
+  readonly fraction: 23 | 52;
   readonly count: 4 | 2;
   /** wasm's names for the packed type and for its lanes as integers. */
   readonly shape: "f32x4" | "f64x2";
@@ -19,6 +21,7 @@ export interface Lane {
 export const SINGLE: Lane = {
   name: "f32",
   bits: 32,
+  fraction: 23,
   count: 4,
   shape: "f32x4",
   integers: "i32x4",
@@ -29,6 +32,7 @@ export const SINGLE: Lane = {
 export const DOUBLE: Lane = {
   name: "f64",
   bits: 64,
+  fraction: 52,
   count: 2,
   shape: "f64x2",
   integers: "i64x2",
@@ -61,7 +65,7 @@ const twice = (lane: Lane, x: I64): I64 => x.shl(65 - lane.bits);
 const shifted = (lane: Lane, x: bigint): bigint => x << BigInt(65 - lane.bits);
 
 /** Neither infinity nor NaN. */
-export const isFinite = (lane: Lane, x: I64): I32 => twice(lane, x).ltU(shifted(lane, lane.infinity));
+export const isBounded = (lane: Lane, x: I64): I32 => twice(lane, x).ltU(shifted(lane, lane.infinity));
 /** Not a denormal number (zero, infinities and NaNs are none). */
 export const notDenormal = (lane: Lane, x: I64): I32 =>
   twice(lane, x)
@@ -73,7 +77,7 @@ export const isSafeResult = (lane: Lane, x: I64): I32 =>
     .sub(shifted(lane, lane.normal) + 1n)
     .ltU(shifted(lane, lane.infinity) - shifted(lane, lane.normal) - 1n);
 /** Zero, or a normal number: what every operation may have as operand without noting anything. */
-export const isOrdinary = (lane: Lane, x: I64): I32 => isFinite(lane, x).and(notDenormal(lane, x));
+export const isOrdinary = (lane: Lane, x: I64): I32 => isBounded(lane, x).and(notDenormal(lane, x));
 
 /** Lane-wise masks of the same. */
 export function packedBad(f: Builder, lane: Lane, operands: readonly V128[]): V128 {

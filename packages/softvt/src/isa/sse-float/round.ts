@@ -8,7 +8,17 @@ import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
 import { beginSse, endSse, sseCheck } from "../sse-common.ts";
 import { choose } from "./arithmetic.ts";
-import { DOUBLE, extract, isOrdinary, type Lane, native, nativeCompare, replace, SINGLE, storeScalar } from "./native.ts";
+import {
+  DOUBLE,
+  extract,
+  isOrdinary,
+  type Lane,
+  native,
+  nativeCompare,
+  replace,
+  SINGLE,
+  storeScalar,
+} from "./native.ts";
 
 /** The immediate (SDM Vol. 2B fig. 4-24): rounding mode, MXCSR's instead, and no PE. */
 const FROM_MXCSR = 4;

@@ -1,9 +1,9 @@
-import { codeLinear } from "../../cpu/lookup.ts";
 import { Cpu } from "../../cpu/layout.ts";
-import { Access, readSlow } from "../../cpu/memory.ts";
-import { get32, raise, set32, set64, Vector } from "../../cpu/state.ts";
-import { fn, type I32, type I64 } from "../../ir/builder.ts";
+import { codeLinear } from "../../cpu/lookup.ts";
+import { Access, probe } from "../../cpu/memory.ts";
+import { get32, get64, raise, set32, set64, Vector } from "../../cpu/state.ts";
 import { Flag } from "../../fpu/env.ts";
+import { fn, type I32 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
 import { pendingX87 } from "../sse-common.ts";
@@ -27,24 +27,29 @@ export function x87Check(c: Insn): void {
   pendingX87(c);
 }
 
-/** Opcode of the instruction at `rip`: the low three bits of its first byte, then the ModRM byte. */
+/**
+ * Opcode of the instruction at `rip`: the low three bits of its first byte, then the ModRM byte; 0 where the code
+ * can no longer be read. Leaves no trace of that.
+ */
 const opcodeAt = fn("x87OpcodeAt", ["i64"], "i32", (f, rip) => {
+  const cr2 = get64(f, Cpu.CR2);
   const at = f.variable("i64", codeLinear(f, rip));
   const left = f.variable("i32", f.i32(14));
-  const escape = f.variable("i32", f.i32(0));
+  const first = f.variable("i32", f.i32(0));
   const result = f.variable("i32", f.i32(0));
   f.loop((label) => {
-    const byte = f.call<I64>(readSlow[8]!, at.get(), f.i32(Access.READ), get32(f, Cpu.TLB)).wrap();
-    f.if(get32(f, Cpu.EVENT), () => {
-      // Code that may only be executed cannot be read back: the opcode stays unknown.
+    const host = f.call<I32>(probe, at.get(), f.i32(Access.EXECUTE), get32(f, Cpu.TLB));
+    f.unlikely(host.leU(1), () => {
       set32(f, Cpu.EVENT, 0);
+      set64(f, Cpu.CR2, cr2);
       f.break(label);
     });
-    f.if(escape.get(), () => {
-      result.set(escape.get().and(7).shl(8).or(byte));
+    const byte = f.load("i32.load8_u", host);
+    f.if(first.get(), () => {
+      result.set(first.get().and(7).shl(8).or(byte));
       f.break(label);
     });
-    f.if(byte.and(0xf8).eq(0xd8), () => escape.set(byte));
+    f.if(byte.and(0xf8).eq(0xd8), () => first.set(byte));
     at.set(at.get().add(1));
     left.set(left.get().sub(1));
     f.if(left.get().eqz(), () => f.break(label));

@@ -6,7 +6,7 @@ import { Flag } from "../../fpu/env.ts";
 import { type Builder, fn, type I32, type I64 } from "../../ir/builder.ts";
 import { readFloat, readInteger } from "./arithmetic.ts";
 import { x87 } from "./common.ts";
-import { beginX87, endX87, isEmpty, physical, readSt, significandAt, exponentAt } from "./stack.ts";
+import { beginX87, endX87, exponentAt, isEmpty, physical, readSt, significandAt } from "./stack.ts";
 
 /** C0, C2 and C3 of the status word; a relation's flags shifted by 8. */
 const CONDITION = 0x4500;
@@ -111,7 +111,14 @@ const examine = fn("x87Examine", [], "i32", (f) => {
   const [C0, C2, C3] = [0x100, 0x400, 0x4000];
   const kind = f.variable("i32", f.i32(C2));
   f.if(exp.eqz(), () => kind.set(sig.eqz().select(f.i32(C3), f.i32(C3 | C2))));
-  f.if(exp.eq(0x7fff), () => kind.set(sig.shl(1).eqz().select(f.i32(C2 | C0), f.i32(C0))));
+  f.if(exp.eq(0x7fff), () =>
+    kind.set(
+      sig
+        .shl(1)
+        .eqz()
+        .select(f.i32(C2 | C0), f.i32(C0)),
+    ),
+  );
   f.if(exp.ne(0).and(sig.geS(0)), () => kind.set(f.i32(0)));
   f.if(isEmpty(f, 0), () => kind.set(f.i32(C3 | C0)));
   const status = get32(f, Cpu.FSW).and(~(CONDITION | Flag.UP));

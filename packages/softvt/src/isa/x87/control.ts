@@ -1,8 +1,8 @@
 import { Cpu } from "../../cpu/layout.ts";
 import { CR0, get32, get64, set32, Vector } from "../../cpu/state.ts";
+import { Flag } from "../../fpu/env.ts";
 import { initX87, loadControl, statusWord } from "../../fpu/status.ts";
 import type { I32 } from "../../ir/builder.ts";
-import { Flag } from "../../fpu/env.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
 import { pendingX87 } from "../sse-common.ts";

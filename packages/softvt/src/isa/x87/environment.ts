@@ -1,7 +1,15 @@
 import { Cpu, Mode } from "../../cpu/layout.ts";
 import { get32, get64, set32, set64 } from "../../cpu/state.ts";
 import { moveArea } from "../../cpu/xsave.ts";
-import { fullTags, initX87, loadControl, loadStatus, loadTags, statusWord, updateSummary } from "../../fpu/status.ts";
+import {
+  fullTags,
+  initX87,
+  loadControl,
+  loadStatus,
+  loadTags,
+  statusWord,
+  updateSummary,
+} from "../../fpu/status.ts";
 import { type Builder, fn, type I32, type I64 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
@@ -49,11 +57,12 @@ const stageEnvironment = fn("x87StageEnvironment", ["i32"], undefined, (f, wide)
   ];
   f.if(
     wide,
-    () => words.forEach((word, i) => set32(f, Cpu.STAGE + 4 * i, word)),
-    () =>
-      words.forEach((word, i) => {
-        f.store("i32.store16", f.cpu, word, Cpu.STAGE + 2 * i);
-      }),
+    () => {
+      for (const [i, word] of words.entries()) set32(f, Cpu.STAGE + 4 * i, word);
+    },
+    () => {
+      for (const [i, word] of words.entries()) f.store("i32.store16", f.cpu, word, Cpu.STAGE + 2 * i);
+    },
   );
 });
 

@@ -19,8 +19,7 @@ export const isEmptyAt = (f: Builder, offset: I32): I32 =>
   get32(f, Cpu.FTW).shrU(offset.shrU(3)).and(3).eq(3);
 export const isEmpty = (f: Builder, index: Index): I32 => isEmptyAt(f, physical(f, index));
 
-export const significandAt = (f: Builder, offset: I32): I64 =>
-  f.load("i64.load", f.cpu.add(offset), Cpu.FPR);
+export const significandAt = (f: Builder, offset: I32): I64 => f.load("i64.load", f.cpu.add(offset), Cpu.FPR);
 export const exponentAt = (f: Builder, offset: I32): I32 =>
   f.load("i32.load16_u", f.cpu.add(offset), Cpu.FPR + 8);
 

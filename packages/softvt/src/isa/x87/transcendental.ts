@@ -83,8 +83,8 @@ const trigAndPush = fn("x87TrigAndPush", ["i32"], "i32", (f, isTangent) => {
   const unmasked = f.call<I32>(endX87);
   f.if(tooGreat.eqz(), () => {
     // A NaN is pushed as it is, also behind a tangent.
-    const isNaN = highHalf(f, second).and(SPECIAL).eq(SPECIAL);
-    const pushed = isTangent.and(isNaN).select(second, first.get());
+    const isNan = highHalf(f, second).and(SPECIAL).eq(SPECIAL);
+    const pushed = isTangent.and(isNan).select(second, first.get());
     replaceAndPush(f, unmasked, second, pushed);
   });
   f.return(unmasked);

@@ -1,4 +1,3 @@
-import { linearAddress } from "../../cpu/address.ts";
 import { condition } from "../../cpu/flags.ts";
 import { Cpu } from "../../cpu/layout.ts";
 import { Access, probe, wrapLinear } from "../../cpu/memory.ts";
@@ -49,25 +48,33 @@ for (const [encoding, operand] of [
   });
 
 /** Linear address of the ten bytes of an 80-bit operand. */
-const address80 = (c: Insn, write: boolean): I64 =>
-  c.let(linearAddress(c, c.variant.ea, 80, write, () => c.leave()));
+const address80 = (c: Insn, write: boolean): I64 => c.let(c.address(80, write));
 
 /** Reads ten bytes: 64 bits and 16. */
 function read80(c: Insn): [I64, I32] {
   const va = address80(c, false);
-  const low = c.readAt(64, va);
-  const high = c.readAt(16, c.let(wrapLinear(c, va.add(8)))).wrap();
+  const low = c.readAt(64, va, c.bySs());
+  const high = c.readAt(16, c.let(wrapLinear(c, va.add(8))), c.bySs()).wrap();
   return [low, high];
 }
 
-/** Writes ten bytes: that the last of them may be written is made sure before the first is. */
+/** Leaves with a fault unless each page of an operand may be written. */
+function probeWrite(c: Insn, va: I64, bytes: number): void {
+  const last = c.let(wrapLinear(c, va.add(bytes - 1)));
+  const second = c.let(last.xor(va).shrU(12).ne(0).select(last.and(~0xfffn), va));
+  const access = c.let(c.bySs().shl(3).or(Access.WRITE));
+  for (const at of [va, second]) {
+    const host = c.call<I32>(probe, at, access, get32(c, Cpu.TLB));
+    c.unlikely(host.eqz(), () => c.leave());
+  }
+}
+
+/** Writes ten bytes: that all of them may be written is made sure before the first is. */
 function write80(c: Insn, low: I64, high: I64): void {
   const va = address80(c, true);
-  const last = c.let(wrapLinear(c, va.add(9)));
-  const host = c.call<I32>(probe, last, c.i32(Access.WRITE), get32(c, Cpu.TLB));
-  c.unlikely(host.eqz(), () => c.leave());
-  c.writeAt(64, va, low);
-  c.writeAt(16, c.let(wrapLinear(c, va.add(8))), high);
+  probeWrite(c, va, 10);
+  c.writeAt(64, va, low, c.bySs());
+  c.writeAt(16, c.let(wrapLinear(c, va.add(8))), high, c.bySs());
 }
 
 x87("FLD", "DB /5", "M", (c) => {
@@ -123,7 +130,7 @@ x87("FLDZ", "D9 =EE", "", (c) => {
 
 /**
  * Stores ST(0) in memory: `convert` gives what to write and notes its exceptions, `empty` is the indefinite of
- * that format. Nothing changes before the memory is written, and with an unmasked exception that is not.
+ * that format. Nothing changes before the memory is written; with an unmasked exception it is not.
  */
 function store(
   name: string,
@@ -147,10 +154,18 @@ function store(
       },
     );
     const forbidding = Flag.EARLY | Flag.OE | Flag.UE;
-    c.if(unmaskedNoted(c).and(forbidding).eqz(), () => {
-      const result = value.get();
-      write(c, lowHalf(c, result), highHalf(c, result));
-    });
+    c.if(
+      unmaskedNoted(c).and(forbidding).eqz(),
+      () => {
+        const result = value.get();
+        write(c, lowHalf(c, result), highHalf(c, result));
+      },
+      () => {
+        // A fault of the memory operand comes first all the same.
+        const width = c.bits(0) || 80;
+        probeWrite(c, c.let(c.address(width, true)), width / 8);
+      },
+    );
     // Without a result there is no rounding to be told of.
     c.unlikely(unmaskedNoted(c).and(Flag.OE | Flag.UE), () =>
       set32(c, Cpu.FP_FLAGS, get32(c, Cpu.FP_FLAGS).and(~(Flag.PE | Flag.UP))),
@@ -187,15 +202,7 @@ for (const [name, digit, pops] of [
       writeOperand,
     );
 }
-store(
-  "FSTP",
-  "DB /7",
-  "M",
-  1,
-  (c, sig, se) => pair(c, sig, se.u64()),
-  bits(3n << 62n, 0xffffn),
-  write80,
-);
+store("FSTP", "DB /7", "M", 1, (c, sig, se) => pair(c, sig, se.u64()), bits(3n << 62n, 0xffffn), write80);
 store(
   "FBSTP",
   "DF /6",
@@ -307,4 +314,3 @@ for (const [name, digit, cc] of [
     x87(`FCMOV${inverted === 1 ? "N" : ""}${name}`, `${opcode} /${digit}`, "Nq", (c) =>
       c.call<I32>(moveIf, c.field("b"), condition(c, cc | inverted)),
     );
-
