@@ -4,7 +4,7 @@
 // tsup, package by package, they took five times as long (45 s of processor time for 9 s).
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "tsup";
 import ts from "typescript";
 
@@ -29,6 +29,9 @@ for (const name of built) {
     entry[key] = source;
     entries.push(source);
   }
+  // A package may have esbuild plugins of its own: what it generates ahead of time.
+  const hook = `${dir}/build.mjs`;
+  const { plugins } = existsSync(hook) ? await import(pathToFileURL(hook).href) : { plugins: [] };
   await buildOrExit({
     entry,
     outDir: `${dir}/dist`,
@@ -45,6 +48,7 @@ for (const name of built) {
     esbuildOptions: (options) => {
       options.logOverride = { "ignored-bare-import": "error" };
     },
+    esbuildPlugins: plugins,
     silent: true,
     config: false,
   });

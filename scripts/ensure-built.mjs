@@ -19,7 +19,10 @@ function newest(directory) {
 export function stalePackages() {
   return readdirSync(`${root}packages`).filter((name) => {
     const built = `${root}packages/${name}/dist/index.js`;
-    return !existsSync(built) || statSync(built).mtimeMs < newest(`${root}packages/${name}/src`);
+    if (!existsSync(built)) return true;
+    const hook = `${root}packages/${name}/build.mjs`;
+    const changed = existsSync(hook) ? statSync(hook).mtimeMs : 0;
+    return statSync(built).mtimeMs < Math.max(changed, newest(`${root}packages/${name}/src`));
   });
 }
 

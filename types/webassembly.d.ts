@@ -46,7 +46,11 @@ declare namespace WebAssembly {
   type Exports = Record<string, ExportValue>;
 
   type Module = object;
-  const Module: { prototype: Module; new (bytes: ArrayBufferView | ArrayBuffer): Module };
+  const Module: {
+    prototype: Module;
+    new (bytes: ArrayBufferView | ArrayBuffer): Module;
+    customSections(module: Module, name: string): ArrayBuffer[];
+  };
   interface Instance {
     readonly exports: Exports;
   }

@@ -228,12 +228,9 @@ export class SoftCpu {
     for (let i = 0; i < 8; i++) if (((after.fpu.ftw >> (2 * i)) & 3) !== 3) tags |= 1 << i;
     fx.ftw = tags;
     const top = (after.fpu.fsw >> 11) & 7;
-    after.fpu.registers.forEach((r, physical) => {
+    for (const [physical, r] of after.fpu.registers.entries())
       fx.setSt((physical - top + 8) & 7, r.significand | (BigInt(r.signExponent) << 64n));
-    });
-    after.fpu.xmm.forEach((v, i) => {
-      fx.setXmm(i, v);
-    });
+    for (const [i, v] of after.fpu.xmm.entries()) fx.setXmm(i, v);
     const base = {
       gpr: BigUint64Array.from(after.gpr),
       fx,

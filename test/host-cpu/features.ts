@@ -40,6 +40,7 @@ const FEATURES = {
   avx512f: [7, 0, "ebx", 16, AVX512],
   rdseed: [7, 0, "ebx", 18],
   adx: [7, 0, "ebx", 19],
+  smap: [7, 0, "ebx", 20],
   clflushopt: [7, 0, "ebx", 23],
   clwb: [7, 0, "ebx", 24],
   sha: [7, 0, "ebx", 29],

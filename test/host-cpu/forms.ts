@@ -31,6 +31,7 @@ import {
   type OperandSpec,
   parseOperands,
   typeBits,
+  untypedBits,
 } from "./operands.ts";
 import type { Random } from "./random.ts";
 
@@ -274,7 +275,8 @@ class FormBuilder {
 
   #resolve(operand: OperandSpec): FormOperand {
     const { method, type, access, code } = operand;
-    const bits = typeBits(type, this.bits);
+    const untyped = method === "M" && type === "";
+    const bits = untyped ? untypedBits(this.spec.name, this.bits) : typeBits(type, this.bits);
     const kind = lane(type, () => this.random.pick(["i8", "i16", "i32", "i64"] as const));
     const memory = this.variant.shape || (this.variant.narrow && this.spec.role === "address");
     if (MEMORY_METHODS.includes(method) && memory) return this.#memory(operand, Math.ceil(bits / 8), kind);
@@ -366,7 +368,11 @@ class FormBuilder {
   }
 
   #place(): Place {
-    return this.faults ? pickPlace(this.random) : this.random.pick(["aligned", "anywhere", "page"] as const);
+    // A jump through bytes that the case does not choose could lead into this process's own code.
+    const chosen = this.spec.role !== "branch" && this.spec.role !== "far-branch";
+    const place = this.faults ? pickPlace(this.random) : undefined;
+    if (place !== undefined && (chosen || place !== "read-only")) return place;
+    return this.random.pick(["aligned", "anywhere", "page"] as const);
   }
 
   #memory({ access }: OperandSpec, bytes: number, kind: Lane): FormOperand {

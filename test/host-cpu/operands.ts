@@ -83,6 +83,22 @@ const TYPE_BITS: Readonly<Record<string, Bits>> = {
   fx: 512 * 8,
 };
 
+/** Bytes that instructions with a type-less `M` access; those that are not here access none. */
+const UNTYPED_BYTES: readonly (readonly [RegExp, number | ((operand: OperandBits) => number)])[] = [
+  [/^CMPXCHG8B$/, 8],
+  [/^CMPXCHG16B$/, 16],
+  [/^BOUND$/, (bits) => bits / 4],
+  [/^[LS][GI]DT$/, 10],
+  [/^(FLD|FSTP|FBLD|FBSTP)$/, 10],
+  [/^(CLFLUSH|CLFLUSHOPT|CLWB)$/, 1],
+];
+
+/** Width in bits of a type-less `M` of instruction `name`. */
+export function untypedBits(name: string, operandBits: OperandBits): number {
+  const bytes = UNTYPED_BYTES.find(([pattern]) => pattern.test(name))?.[1] ?? 0;
+  return 8 * (typeof bytes === "number" ? bytes : bytes(operandBits));
+}
+
 /** Width of an operand under an operand size; 0 for a type-less `M`. */
 export function typeBits(type: string, operandBits: OperandBits): number {
   const bits = TYPE_BITS[type] ?? 0;

@@ -111,7 +111,7 @@ function roleOf(entry: TableEntry, operands: readonly OperandSpec[]): Role | und
   if (/^(PUSH|POP(?!CNT)|CALL)/.test(name)) return "stack";
   if (/^BT[SRC]?$/.test(name) && has(/^G/)) return "bits";
   if (/^CMPXCHG/.test(name)) return "compare";
-  if (/^(LEA|NOP|PREFETCH|CLFLUSH|CLWB|CLDEMOTE)/.test(name)) return "address";
+  if (/^(LEA|NOP|PREFETCH|CLDEMOTE)/.test(name)) return "address";
   if (/^XLAT/.test(name)) return "table";
   if (/^MASKMOV/.test(name)) return "masked-store";
   if (/^L[DEFGS]S$/.test(name) || operands.some(({ method, access }) => method === "S" && access !== "read"))

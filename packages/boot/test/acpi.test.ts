@@ -11,6 +11,7 @@ import {
   COM1,
   COM2,
   mcfg,
+  pciRoot,
   pcMemoryMap,
   resources,
 } from "../src/index.ts";
@@ -175,6 +176,22 @@ describe("HPET and MCFG", () => {
   });
 });
 
+describe("PCI root", () => {
+  it("is on bus 0 and keeps the configuration ports to itself", () => {
+    const term = Buffer.from(pciRoot());
+    const at = (...descriptor: number[]): number => term.indexOf(Buffer.from(descriptor));
+    expect(at(0x41, 0xd0, 0x0a, 0x03)).toBeGreaterThan(0); // PNP0A03
+    expect(at(0x88, 13, 0, 2, 0x0c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0)).toBeGreaterThan(0); // bus 0, one of them
+    expect(at(0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8)).toBeGreaterThan(0); // ports 0xCF8 to 0xCFF, consumed
+    expect(at(0x88, 13, 0, 1, 0x0c, 3, 0, 0, 0, 0, 0xf7, 0x0c, 0, 0, 0xf8, 0x0c)).toBeGreaterThan(0);
+    expect(at(0x88, 13, 0, 1, 0x0c, 3, 0, 0, 0, 0x0d, 0xff, 0xff, 0, 0, 0, 0xf3)).toBeGreaterThan(0);
+  });
+
+  it.each([-1, 256, 0.5])("refuses %d as last bus", (lastBus) => {
+    expect(() => pciRoot({ lastBus })).toThrow(RangeError);
+  });
+});
+
 describe("limits", () => {
   it("refuses tables that do not fit their region", () => {
     const small = { base: 0x100000, bytes: 0x2000 };
@@ -221,17 +238,21 @@ describe(noIasl ? `iasl (skipped: ${noIasl})` : "iasl", () => {
     cpus: [{ apicId: 0 }, { apicId: 1 }, { apicId: 300 }],
     platform: { serialPorts: [COM1, COM2], keyboard: true, fwCfg: true, vga: true },
     tables: [mcfg(0xe0000000, 255)],
+    dsdtTerms: [pciRoot({ lastBus: 255, terms: [aml.device("S08", aml.name("_ADR", 0x1_0000))] })],
   };
 
-  it.skipIf(noIasl).each([{}, everything])("reads every table and writes the same (%#)", (options) => {
-    for (const { signature, content } of build(options).tables) {
-      if (signature === "RSDP") continue; // iasl does not write one back
-      const { said, again } = roundTrip(signature, content);
-      expect(said).not.toMatch(/(warning|error|remark)s? +\d+ -|[1-9]\d* (Errors|Warnings|Remarks|Optim)/i);
-      const same = signature === "FACS" ? content : unsigned(content);
-      expect(signature === "FACS" ? new Uint8Array(again) : unsigned(again)).toEqual(same);
-    }
-  });
+  it.skipIf(noIasl).each([{}, { dsdtTerms: [pciRoot()] }, everything])(
+    "reads every table and writes the same (%#)",
+    (options) => {
+      for (const { signature, content } of build(options).tables) {
+        if (signature === "RSDP") continue; // iasl does not write one back
+        const { said, again } = roundTrip(signature, content);
+        expect(said).not.toMatch(/(warning|error|remark)s? +\d+ -|[1-9]\d* (Errors|Warnings|Remarks|Optim)/i);
+        const same = signature === "FACS" ? content : unsigned(content);
+        expect(signature === "FACS" ? new Uint8Array(again) : unsigned(again)).toEqual(same);
+      }
+    },
+  );
 
   it.skipIf(noIasl)("agrees with every term that the encoder knows", () => {
     const { arg, local } = aml;

@@ -84,7 +84,7 @@ export const Port = {
   /** The whole ACPI power-management block; its parts are in `Pm`. */
   ACPI_PM: { base: 0x600, bytes: 0x30 },
   PCI_CONFIG_ADDRESS: { base: 0xcf8, bytes: 4 },
-  /** Inside `PCI_CONFIG_ADDRESS`: byte accesses only. Whoever claims 0xCF8 answers to them. */
+  /** Inside `PCI_CONFIG_ADDRESS`: byte accesses only. Whoever claims 0xCF8 hands them on. */
   RESET_CONTROL: { base: 0xcf9, bytes: 1 },
   PCI_CONFIG_DATA: { base: 0xcfc, bytes: 4 },
 } as const satisfies Record<string, LayoutRange>;

@@ -1,4 +1,13 @@
-import { buildAcpi, COM1, COM2, isElf, type LinuxBootPlan, pcMemoryMap, planLinuxBoot } from "@skep/boot";
+import {
+  buildAcpi,
+  COM1,
+  COM2,
+  isElf,
+  type LinuxBootPlan,
+  pciRoot,
+  pcMemoryMap,
+  planLinuxBoot,
+} from "@skep/boot";
 import { HIGH_RAM_BASE, LOW_RAM_END, Mmio } from "@skep/chipset";
 import { AddressSpace, type MemoryPageV1, RamArena } from "@skep/memory";
 import {
@@ -76,7 +85,12 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
   const repeatable = options.clock === "instructions";
 
   const map = pcMemoryMap(ramBytes);
-  const acpi = buildAcpi({ cpus, region: map.acpi, platform: { serialPorts: [COM1, COM2] } });
+  const acpi = buildAcpi({
+    cpus,
+    region: map.acpi,
+    platform: { serialPorts: [COM1, COM2] },
+    dsdtTerms: [pciRoot()],
+  });
   const plan = planLinuxBoot({
     kernel: options.kernel,
     ...(options.initrd && { initrd: options.initrd }),
@@ -116,6 +130,8 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
   const machine = new Machine(vm, { memory, pc, engine }, () => {
     for (const { base, bytes } of plan.zeroed) memory.dma.fill(base, 0, bytes);
     for (const { address, bytes } of [...acpi.writes, ...plan.writes]) memory.load(address, bytes);
+    // Firmware's part: Linux takes no notice of PAT where it finds the MTRRs off.
+    vm.msrs.presetMtrrs(LOW_RAM_END);
     enterKernel(vm, plan);
   });
   machine.reboot();

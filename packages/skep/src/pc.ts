@@ -4,6 +4,7 @@
  */
 import {
   AcpiPm,
+  HostBridge,
   Hpet,
   Irq,
   IrqChip,
@@ -31,7 +32,7 @@ export interface PcOptions {
 /** I/O APIC inputs that the HPET may use: the PCI ones, which nothing else has yet. */
 const HPET_INPUTS = [20, 21, 22, 23] as const;
 
-/** Chips and wires of a PC without PCI: what an operating system needs to find its feet. */
+/** Chips and wires of a PC with an empty PCI bus: what an operating system needs to find its feet. */
 export class Pc {
   readonly irqchip: IrqChip;
   readonly hpet: Hpet;
@@ -40,6 +41,7 @@ export class Pc {
   readonly rtc: RtcCmos;
   readonly acpi: AcpiPm;
   readonly resetControl: ResetControl;
+  readonly hostBridge: HostBridge;
   readonly com1: Uart16550;
   readonly com2: Uart16550;
   /** What hangs on COM1, Linux's ttyS0. */
@@ -60,8 +62,10 @@ export class Pc {
     this.pit = new Pit8254(clock, this.hpet.pitInput);
     this.rtc = new RtcCmos(clock, this.hpet.rtcInput);
     this.port61 = new Port61(clock, this.pit);
-    this.acpi = new AcpiPm(clock, line(Irq.SCI), { timerBits: 24, onPowerOff: options.onPowerOff });
+    this.acpi = new AcpiPm(clock, line(Irq.SCI), { onPowerOff: options.onPowerOff });
     this.resetControl = new ResetControl(() => options.onReset());
+    // Reset control is a byte inside the bridge's address port.
+    this.hostBridge = new HostBridge(this.resetControl);
     this.com1 = new Uart16550(clock, line(Irq.COM1), this.console);
     this.com2 = new Uart16550(clock, line(Irq.COM2), this.channel);
     this.console.attach(this.com1);
@@ -79,7 +83,8 @@ export class Pc {
       [Port.COM2, this.com2, "COM2"],
       [Port.SMI, this.acpi.smiCommand, "SMI command"],
       [Port.ACPI_PM, this.acpi, "ACPI power management"],
-      [Port.PCI_CONFIG_ADDRESS, this.resetControl, "reset control"],
+      [Port.PCI_CONFIG_ADDRESS, this.hostBridge.address, "PCI configuration address, reset control"],
+      [Port.PCI_CONFIG_DATA, this.hostBridge.data, "PCI configuration data"],
     ] as const) {
       memory.ports.add(base, bytes, device, name);
     }
@@ -89,7 +94,7 @@ export class Pc {
 
   /** The parts that have state, by the names that they have in saved states; for `Vm.addPart`. */
   parts(): Readonly<Record<string, VmPart>> {
-    const { irqchip, hpet, pit, port61, rtc, acpi, resetControl, com1, com2 } = this;
-    return { irqchip, hpet, pit, port61, rtc, acpi, resetControl, com1, com2 };
+    const { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, com1, com2 } = this;
+    return { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, com1, com2 };
   }
 }

@@ -1,1 +1,2 @@
-export { createSoftvtEngine } from "./engine/softvt.ts";
+export { EngineMismatchError } from "./engine/sections.ts";
+export { createSoftvtEngine, type SoftvtOptions } from "./engine/softvt.ts";

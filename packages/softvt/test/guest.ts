@@ -7,7 +7,8 @@ import {
   type VcpuStateV1,
   type VmExit,
 } from "@skep/vcpu";
-import { createSoftvtEngine } from "../src/index.ts";
+import type { CodeCacheStats } from "../src/engine/code-cache.ts";
+import { createSoftvtEngine, type SoftvtOptions } from "../src/index.ts";
 
 const RAM_BYTES = 4 * 2 ** 20;
 const GDT = 0x1000;
@@ -33,8 +34,8 @@ export class Guest {
     this.vcpu = vm.createVcpu(0);
   }
 
-  static async open(): Promise<Guest> {
-    const engine = createSoftvtEngine();
+  static async open(options: SoftvtOptions = {}): Promise<Guest> {
+    const engine = createSoftvtEngine(options);
     const arena = RamArena.create({ ramBytes: RAM_BYTES, privateBytes: engine.arenaBytes });
     const memory = new AddressSpace(arena);
     memory.addRam(0, RAM_BYTES);
@@ -42,6 +43,11 @@ export class Guest {
     const guest = new Guest(memory, await engine.createVm({ memory, vcpus: 1, tscHz: 1e9, cpuid }));
     guest.#prepare();
     return guest;
+  }
+
+  /** Counters of the decoded code. */
+  get codeStats(): CodeCacheStats {
+    return (this.#vm as EngineVm & { codeStats: CodeCacheStats }).codeStats;
   }
 
   close(): Promise<void> {

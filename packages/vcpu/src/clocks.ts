@@ -98,14 +98,20 @@ abstract class TimerClock implements RunClock {
     };
   }
 
-  /** Whole seconds and the rest are converted apart: their products stay within 53 bits' relative precision. */
   protected tscNumber(): number {
-    const now = this.lastNs();
-    const seconds = Math.floor(now / NS_PER_S);
-    const rest = now - seconds * NS_PER_S + this.fraction();
-    const ticks = seconds * this.tscHz + Math.floor((rest * this.tscHz) / NS_PER_S);
+    const ticks = this.tscAt(this.lastNs());
     if (ticks > this.tscFloor) this.tscFloor = ticks;
     return this.tscFloor;
+  }
+
+  /**
+   * Ticks at `ns` by the clock, whatever the guest has read. Whole seconds and the rest are converted apart: their
+   * products stay within 53 bits' relative precision.
+   */
+  protected tscAt(ns: number): number {
+    const seconds = Math.floor(ns / NS_PER_S);
+    const rest = ns - seconds * NS_PER_S + this.fraction();
+    return seconds * this.tscHz + Math.floor((rest * this.tscHz) / NS_PER_S);
   }
 
   protected readState(state: unknown): ClockStateV1 {
@@ -145,10 +151,12 @@ export class RealClock extends TimerClock {
   #hostBaseMs: number | undefined;
   #lastNs = 0;
   /**
-   * Running average of what an instruction takes, in ns: turns a deadline into a budget and interpolates
-   * the TSC. The first guess is a slow one, which only makes the first slices short.
+   * Running average of what an instruction takes, in ns: turns a deadline into a budget. The first guess is a slow
+   * one, which only makes the first slices short.
    */
   #nsPerInstruction = 10;
+  /** The same for the TSC within a slice: the quickest of late, forgotten slowly. */
+  #tscNsPerInstruction = 1;
   #measuredFromNs = 0;
 
   /** @throws RangeError where an option is out of its range. */
@@ -186,9 +194,14 @@ export class RealClock extends TimerClock {
     return BigInt(tsc);
   }
 
-  /** Slower than the measured pace, so that a slice's end seldom is behind what the guest read within it. */
+  /**
+   * Slower than the quickest pace of late, so that a slice's end seldom is behind what the guest read within it; and
+   * next to nothing while the TSC is ahead of the clock, until time has caught up. A lead that could grow would have
+   * loops that wait by the TSC end before the timers that they wait for ("8254 timer not connected to IO-APIC").
+   */
   get tscPerInstruction(): number {
-    return (0.75 * this.#nsPerInstruction * this.tscHz) / NS_PER_S;
+    const isAhead = this.tscFloor > this.tscAt(this.#lastNs);
+    return ((isAhead ? 0.01 : 0.75) * this.#tscNsPerInstruction * this.tscHz) / NS_PER_S;
   }
 
   budget(limit: number): number {
@@ -201,9 +214,13 @@ export class RealClock extends TimerClock {
   override retired(count: number): void {
     super.retired(count);
     // Short runs are mostly the exit and its device; only long ones tell the processor's pace.
-    if (count < 4096) return;
+    if (count < 1024) return;
     const pace = (this.now() - this.#measuredFromNs) / count;
     const bounded = Math.min(Math.max(pace, 0.01), 1000);
+    // A host that was busy elsewhere makes a run look slow, nothing makes one look quick.
+    if (bounded < this.#tscNsPerInstruction) this.#tscNsPerInstruction = bounded;
+    else this.#tscNsPerInstruction += (bounded - this.#tscNsPerInstruction) / 64;
+    if (count < 4096) return;
     this.#nsPerInstruction += (bounded - this.#nsPerInstruction) / 8;
   }
 

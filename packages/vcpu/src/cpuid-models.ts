@@ -86,17 +86,24 @@ const LEVEL_2 = [
   "sse4_2",
 ] as const satisfies readonly CpuidFeatureName[];
 
-/** Level 3's additions; AVX needs XSAVE. */
+/** What level 2 does not name and costs nothing to have: integer extensions, cryptography, XSAVE for x87 and SSE. */
+const BEYOND_LEVEL_2 = [
+  "abm",
+  "adx",
+  "aes",
+  "bmi1",
+  "bmi2",
+  "movbe",
+  "pclmulqdq",
+  "xsave",
+] as const satisfies readonly CpuidFeatureName[];
+
+/** Level 3's additions that are not there yet; AVX needs XSAVE. */
 const LEVEL_3 = [
   "avx",
   "avx2",
-  "bmi1",
-  "bmi2",
   "f16c",
   "fma",
-  "abm",
-  "movbe",
-  "xsave",
   "xsaveopt",
   "xsavec",
   "xgetbv1",
@@ -121,14 +128,14 @@ export const CPUID_MODELS = {
     name: "x86-64-v2",
     brand: "skep virtual processor (x86-64-v2)",
     physicalBits: 46,
-    features: [...SYSTEM_FEATURES, ...LEVEL_2],
+    features: [...SYSTEM_FEATURES, ...LEVEL_2, ...BEYOND_LEVEL_2],
   },
   "x86-64-v3": {
     ...NOT_SPECULATING,
     name: "x86-64-v3",
     brand: "skep virtual processor (x86-64-v3)",
     physicalBits: 46,
-    features: [...SYSTEM_FEATURES, ...LEVEL_2, ...LEVEL_3],
+    features: [...SYSTEM_FEATURES, ...LEVEL_2, ...BEYOND_LEVEL_2, ...LEVEL_3],
   },
 } as const satisfies Record<string, CpuidModelData>;
 

@@ -110,6 +110,27 @@ describe("RealClock", () => {
     expect(clock.tsc()).toBe(start + BigInt(Math.floor(1000 * perInstruction)));
   });
 
+  it("does not let the TSC run away from the clock when the host stalls and then is quick", () => {
+    let ms = 0;
+    const clock = new RealClock({ hostMs: () => ms });
+    clock.resume();
+    const slice = (count: number, hostMs: number): void => {
+      clock.now();
+      clock.tsc();
+      const { tscPerInstruction } = clock;
+      expect(tscPerInstruction).toBeGreaterThan(0);
+      ms += hostMs;
+      clock.retired(count);
+    };
+    for (let i = 0; i < 10; i++) slice(50_000, 500); // 10,000 ns an instruction: a host busy elsewhere
+    for (let i = 0; i < 1000; i++) {
+      slice(2000, 0.004); // 2 ns an instruction, in runs too short to tell much
+      clock.now();
+      expect(Number(clock.tsc()) - clock.now()).toBeLessThan(1_500_000);
+    }
+    expect(Number(clock.tsc()) - clock.now()).toBeLessThan(10_000);
+  });
+
   it("makes a budget from the measured pace", () => {
     let ms = 0;
     const clock = new RealClock({ hostMs: () => ms });

@@ -50,7 +50,7 @@ describe("CpuidModel", () => {
     expect(model.query(0, 1, 0).eax).toBe(0x0003_0661);
   });
 
-  it("offers the psABI's level 2 and what 64-bit kernels need, nothing of level 3", () => {
+  it("offers the psABI's level 2, what 64-bit kernels need, and of level 3 what needs no AVX", () => {
     const model = new CpuidModel(everyFeature(), { vcpus: 1, tscHz });
     for (const name of [
       "cx16",
@@ -62,13 +62,18 @@ describe("CpuidModel", () => {
       "lm",
       "nx",
       "pae",
+      "aes",
+      "bmi2",
+      "movbe",
+      "xsave",
     ] as const) {
       expect(model.has(name), name).toBe(true);
     }
-    for (const name of ["avx", "avx2", "bmi2", "xsave", "vmx", "monitor", "rtm"] as const) {
+    for (const name of ["avx", "avx2", "fma", "xsaveopt", "vmx", "monitor", "rtm"] as const) {
       expect(model.has(name), name).toBe(false);
     }
-    expect(model.query(0, 0xd, 0)).toEqual({ eax: 0, ebx: 0, ecx: 0, edx: 0 });
+    // x87 and SSE: the legacy region and the header (SDM Vol. 1 sec. 13.4).
+    expect(model.query(0, 0xd, 0)).toEqual({ eax: 3, ebx: 576, ecx: 576, edx: 0 });
   });
 
   it("offers of the engine's flags only what the engine has, and always what the platform backs", () => {
@@ -98,8 +103,9 @@ describe("CpuidModel", () => {
     expect([v3.has("xsave"), v3.has("osxsave"), v3.has("avx2")]).toEqual([true, true, true]);
     expect(v3.query(0, 0xd, 0)).toMatchObject({ eax: 7, ebx: 832, ecx: 832 });
     expect(v3.query(0, 0xd, 2)).toMatchObject({ eax: 256, ebx: 576 });
-    const without = new CpuidModel(everyFeature(), { vcpus: 1, tscHz, add: ["osxsave"] });
+    const without = new CpuidModel(everyFeature(), { vcpus: 1, tscHz, add: ["osxsave"], remove: ["xsave"] });
     expect([without.has("xsave"), without.has("osxsave")]).toEqual([false, false]);
+    expect(without.query(0, 0xd, 0)).toEqual({ eax: 0, ebx: 0, ecx: 0, edx: 0 });
   });
 
   it("adds and removes flags by name", () => {

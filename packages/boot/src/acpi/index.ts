@@ -1,5 +1,6 @@
 export * as aml from "./aml.ts";
 export { type AcpiOptions, type AcpiTables, buildAcpi } from "./build.ts";
+export { type PciRootOptions, pciRoot } from "./pci-root.ts";
 export {
   type AcpiPlatform,
   type AcpiProcessor,

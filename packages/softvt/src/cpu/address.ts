@@ -1,6 +1,7 @@
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { Cpu, Mode, Seg } from "./layout.ts";
 import { get32, raise, Vector } from "./state.ts";
+import { EA_SEGMENT_SHIFT, EA_SIZE_SHIFT } from "./uop.ts";
 
 /**
  * How a memory operand's address is formed. The decoder picks the simplest that holds.
@@ -16,10 +17,6 @@ import { get32, raise, Vector } from "./state.ts";
  * - `absolute`: imm and imm2 are the offset's halves.
  */
 export type EaKind = "base64" | "index64" | "base32" | "index32" | "any" | "absolute";
-
-export const EA_SEGMENT_SHIFT = 2;
-export const EA_SIZE_SHIFT = 5;
-export const EA_OVERFLOW = 0x80;
 
 const LOW32 = 0xffff_ffffn;
 

@@ -1,4 +1,5 @@
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
+import type { Fn } from "../ir/ir.ts";
 import { Cpu } from "./layout.ts";
 import { ARITHMETIC, get32, get64, RFLAGS, set32, set64 } from "./state.ts";
 
@@ -213,18 +214,63 @@ export const writeFlags = fn("writeFlags", ["i32"], undefined, (f, flags) => {
   set32(f, Cpu.RFLAGS, flags.and(~ARITHMETIC).or(RFLAGS.ONE));
 });
 
-/** Condition `cc` (the low four bits of Jcc's opcode, SDM Vol. 1 app. B) as 0 or 1. */
+/** Sets CF to `carry` (0 or 1) and leaves ZF; SF and PF stay, OF and AF may become 0 (undefined after BT). */
+export function setCarryKeepZero(f: Builder, carry: I32): void {
+  const kind = kindOf(f);
+  f.if(
+    kind.and(0xff).eqz(),
+    () => set32(f, Cpu.FLAG_AUX, get32(f, Cpu.FLAG_AUX).and(~1).or(carry)),
+    () => {
+      set32(f, Cpu.FLAG_KIND, kind.and(0xff00).or(FlagKind.MIXED));
+      set32(f, Cpu.FLAG_AUX, carry);
+    },
+  );
+}
+
+/**
+ * Condition `cc` (the low four bits of Jcc's opcode, SDM Vol. 1 app. B) as 0 or 1. What nearly every guest
+ * tests, ZF and SF of any operation and an order after CMP or SUB, is worked out in place.
+ */
 export function condition(f: Builder, cc: number): I32 {
-  const flags = [
-    [overflowFlag],
-    [carryFlag],
-    [zeroFlag],
-    [carryFlag, zeroFlag],
-    [signFlag],
-    [parityFlag],
-    [lessFlag],
-    [zeroFlag, lessFlag],
-  ][cc >> 1]!;
-  const value = flags.map((flag): I32 => f.call<I32>(flag)).reduce((a, b) => a.or(b));
-  return (cc & 1) === 1 ? value.eqz() : value;
+  const value = f.variable("i32", f.i32(0));
+  const kind = kindOf(f);
+  const r = get64(f, Cpu.FLAG_R);
+  const explicit = kind.and(0xff).eqz();
+  const bit = (shift: number): I32 => get32(f, Cpu.FLAG_AUX).shrU(shift).and(1);
+  const called = (...flags: readonly Fn[]): I32 =>
+    flags.map((flag): I32 => f.call<I32>(flag)).reduce((a, b) => a.or(b));
+  /** After a subtraction of any size by `direct`, of A and R; else by the flags themselves. */
+  const ordered = (direct: (a: I64) => I32, ...flags: readonly Fn[]): void =>
+    f.if(
+      kind.and(0xff).eq(FlagKind.SUB),
+      () => value.set(direct(get64(f, Cpu.FLAG_A))),
+      () => value.set(called(...flags)),
+      true,
+    );
+  switch (cc >> 1) {
+    case 0:
+      value.set(called(overflowFlag));
+      break;
+    case 1:
+      ordered((a) => r.gtU(a), carryFlag);
+      break;
+    case 2:
+      value.set(explicit.select(bit(6), r.eqz()));
+      break;
+    case 3:
+      ordered((a) => r.gtU(a).or(r.eqz()), carryFlag, zeroFlag);
+      break;
+    case 4:
+      value.set(explicit.select(bit(7), r.ltS(0)));
+      break;
+    case 5:
+      value.set(called(parityFlag));
+      break;
+    case 6:
+      ordered((a) => a.ltS(a.sub(r)), lessFlag);
+      break;
+    default:
+      ordered((a) => a.leS(a.sub(r)), zeroFlag, lessFlag);
+  }
+  return (cc & 1) === 1 ? value.get().eqz() : value.get();
 }

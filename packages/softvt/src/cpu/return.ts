@@ -13,7 +13,6 @@ import {
   isNull,
   loadReal,
   markAccessed,
-  refuseAbsent,
   rplOf,
   storeDescriptor,
   storeNull,

@@ -1,5 +1,10 @@
 import type { UopField } from "../ir/ir.ts";
 
+/** Field d of memory forms, behind the scale in its low two bits: see cpu/address.ts. */
+export const EA_SEGMENT_SHIFT = 2;
+export const EA_SIZE_SHIFT = 5;
+export const EA_OVERFLOW = 0x80;
+
 /**
  * A micro-op: 16 bytes, one for each instruction.
  *

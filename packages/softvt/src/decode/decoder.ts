@@ -1,9 +1,8 @@
 import type { EaKind } from "../cpu/address.ts";
-import { EA_OVERFLOW, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT } from "../cpu/address.ts";
 import { Cpu, Mode, Seg } from "../cpu/layout.ts";
-import { type Form, formIndex, type HandlerTable, sizesOf } from "../isa/handlers.ts";
-import type { InsnSpec } from "../isa/registry.ts";
-import { SPECS } from "../isa/registry.ts";
+import { EA_OVERFLOW, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT } from "../cpu/uop.ts";
+import type { InsnCoding } from "../isa/registry.ts";
+import { type DecodeTable, type Form, formIndex, sizesOf } from "../isa/table.ts";
 
 /** One decoded instruction; the decoder reuses a single record. */
 export interface Decoded {
@@ -24,7 +23,7 @@ export interface Decoded {
 
 /** Opcode maps: what may stand at each opcode. */
 interface Slot {
-  readonly specs: readonly InsnSpec[];
+  readonly specs: readonly InsnCoding[];
   readonly hasModrm: boolean;
 }
 
@@ -40,7 +39,7 @@ export const PrefixBit = { REP: 1, REPNE: 2, SEGMENT_SHIFT: 2, ADDRESS_SHIFT: 5,
  */
 export class Decoder {
   readonly #maps: (Slot | undefined)[][] = [[], [], [], []];
-  readonly #forms: ReadonlyMap<InsnSpec, readonly (Form | undefined)[]>;
+  readonly #forms: ReadonlyMap<InsnCoding, readonly (Form | undefined)[]>;
   readonly #out: Decoded = {
     length: 0,
     form: undefined,
@@ -54,10 +53,10 @@ export class Decoder {
     target: undefined,
   };
 
-  constructor(handlers: HandlerTable) {
-    this.#forms = handlers.forms;
-    const lists: InsnSpec[][][] = [[], [], [], []];
-    for (const spec of SPECS) {
+  constructor(table: DecodeTable) {
+    this.#forms = table.forms;
+    const lists: InsnCoding[][][] = [[], [], [], []];
+    for (const spec of table.forms.keys()) {
       const map = lists[spec.map]!;
       map[spec.opcode] ??= [];
       map[spec.opcode]!.push(spec);
@@ -71,7 +70,7 @@ export class Decoder {
             s.operands.some((o) => /^[EGMWVQPSCD]$/.test(o.kind)),
         );
         // A whole ModRM byte is more specific than a digit, a mandatory prefix than none.
-        const rank = (s: InsnSpec): number =>
+        const rank = (s: InsnCoding): number =>
           (s.modrm !== undefined ? 4 : 0) +
           (s.prefix !== undefined && s.prefix !== "" ? 2 : 0) +
           (s.prefix === "" ? 1 : 0);
@@ -195,7 +194,7 @@ export class Decoder {
     // MOV to and from control and debug registers takes any mod for 3 (SDM Vol. 2, MOV CR).
     const isMemory = slot.hasModrm && mod !== 3 && !(map === 1 && (byte & 0xfc) === 0x20);
 
-    let spec: InsnSpec | undefined;
+    let spec: InsnCoding | undefined;
     const defaultSize = code === Mode.CODE16 ? 16 : 32;
     let opsize = 0;
     for (const candidate of slot.specs) {

@@ -1,6 +1,7 @@
 import { HASH, HASH_ENTRIES, HASH_ENTRY_BYTES, LINES, UOP_BYTES, UOPS, UOPS_BYTES } from "../cpu/layout.ts";
 import { type Decoded, Decoder } from "../decode/decoder.ts";
-import type { Form, HandlerTable } from "../isa/handlers.ts";
+import type { DecodeTable, Form } from "../isa/table.ts";
+import { InstructionMap } from "./instruction-map.ts";
 
 const PAGE_BYTES = 4096;
 const CODE_FLAG = 2;
@@ -17,7 +18,7 @@ interface Block {
   readonly last: number;
   readonly mode: number;
   /** The `straddle` micro-op that leads here, if one does. */
-  readonly straddle?: number;
+  readonly straddle?: number | undefined;
 }
 
 /** What is decoded from one page of the arena. */
@@ -46,15 +47,17 @@ export class CodeCache {
   readonly #u16: Uint16Array;
   readonly #i32: Int32Array;
   readonly #decoder: Decoder;
-  readonly #handlers: HandlerTable;
+  readonly #handlers: DecodeTable;
   readonly #flags: Uint8Array;
   /** Takes write permission for an arena page out of every vCPU's TLB. */
   readonly #protect: (page: number) => void;
   /** Called when everything was forgotten. */
   readonly #flushed: () => void;
   #next = UOPS;
+  /** One past the last micro-op there is room for. */
+  readonly #end: number;
   /** (address, mode) of each decoded instruction → micro-op. */
-  #instructions = new Map<number, number>();
+  readonly #instructions = new InstructionMap();
   #pages = new Map<number, CodePage>();
   /** Space for `decodeStep`, one instruction and its stop, reused. */
   readonly #step: number;
@@ -63,10 +66,12 @@ export class CodeCache {
   constructor(
     buffer: ArrayBufferLike,
     flags: Uint8Array,
-    handlers: HandlerTable,
+    handlers: DecodeTable,
     protect: (page: number) => void,
     flushed: () => void,
+    uopBytes = UOPS_BYTES,
   ) {
+    this.#end = UOPS + uopBytes;
     this.#bytes = new Uint8Array(buffer);
     this.#u16 = new Uint16Array(buffer);
     this.#i32 = new Int32Array(buffer);
@@ -79,15 +84,11 @@ export class CodeCache {
     this.#next = UOPS + 4 * UOP_BYTES;
   }
 
-  static #key(host: number, mode: number): number {
-    return host * 32 + mode;
-  }
-
   /** The micro-op for the code at arena address `host`, decoding it if need be. */
   decode(host: number, mode: number): number {
-    let uop = this.#instructions.get(CodeCache.#key(host, mode));
-    if (uop === undefined) {
-      if (this.#next + (MAX_BLOCK + 4) * UOP_BYTES > UOPS + UOPS_BYTES) this.flush();
+    let uop = this.#instructions.get(host, mode);
+    if (uop === 0) {
+      if (this.#next + (MAX_BLOCK + 4) * UOP_BYTES > this.#end) this.flush();
       uop = this.#decodeBlock(host, mode);
     }
     const slot = (HASH + ((host ^ (host >>> 15)) & (HASH_ENTRIES - 1)) * HASH_ENTRY_BYTES) >> 2;
@@ -112,20 +113,20 @@ export class CodeCache {
         this.#emitSpecial(special.pageEnd, pos - 1, 1, 0, 0);
         break;
       }
-      const known = forms.length > 0 ? this.#instructions.get(CodeCache.#key(base + pos, mode)) : undefined;
-      if (known !== undefined) {
+      const known = forms.length > 0 ? this.#instructions.get(base + pos, mode) : 0;
+      if (known !== 0) {
         this.#emitSpecial(special.goto, pos, 0, 0, known);
         break;
       }
       const decoded = this.#decoder.decode(this.#bytes, base + pos, pos, mode);
       if (pos + Math.min(decoded.length, 15) > PAGE_BYTES) {
-        this.#instructions.set(CodeCache.#key(base + pos, mode), this.#next);
+        this.#instructions.set(base + pos, mode, this.#next);
         // No page has this number: the first execution finds out which one follows.
         this.#emitSpecial(special.straddle, pos, 0, -1, 0);
         pos = PAGE_BYTES;
         break;
       }
-      this.#instructions.set(CodeCache.#key(base + pos, mode), this.#next);
+      this.#instructions.set(base + pos, mode, this.#next);
       if (decoded.form === undefined) {
         const handler = decoded.length > 15 ? special.tooLong : special.undefined;
         this.#emitSpecial(handler, pos, Math.min(decoded.length, 15), 0, 0);
@@ -219,10 +220,24 @@ export class CodeCache {
     const nextPage = next >>> 12;
     this.#scratch.set(this.#bytes.subarray(host, host + rest));
     this.#scratch.set(this.#bytes.subarray(nextPage * PAGE_BYTES, nextPage * PAGE_BYTES + 16), rest);
-    if (this.#next + 4 * UOP_BYTES > UOPS + UOPS_BYTES) this.flush();
+    if (uop === this.#step) {
+      // A step is decoded anew each time: nothing to remember, nothing to forget.
+      const saved = this.#next;
+      this.#next = this.#step + UOP_BYTES;
+      this.#emitOne(this.#scratch, 0, pos, mode);
+      this.#next = saved;
+      return this.#step + UOP_BYTES;
+    }
+    let straddle: number | undefined = uop;
+    if (this.#next + 4 * UOP_BYTES > this.#end) {
+      this.flush();
+      // The micro-op that asked is void, but the answer is still stored in it: not on top of what is new.
+      straddle = undefined;
+      if (uop < this.#next + 4 * UOP_BYTES) this.#next = uop + UOP_BYTES;
+    }
     const first = this.#next;
     this.#emitOne(this.#scratch, 0, pos, mode);
-    const block = { first, last: this.#next, mode, straddle: uop };
+    const block = { first, last: this.#next, mode, straddle };
     this.#register(host >>> 12, { ...block, start: pos, end: PAGE_BYTES });
     this.#register(nextPage, { ...block, start: 0, end: 15 - rest + 1 });
     return first;
@@ -290,8 +305,7 @@ export class CodeCache {
       // goes on behind its position and must stay as it is.
       if (this.#u16[at >> 1] !== this.#handlers.special.pageEnd) {
         this.#u16[at >> 1] = stale;
-        if (this.#instructions.get(CodeCache.#key(host, block.mode)) === at)
-          this.#instructions.delete(CodeCache.#key(host, block.mode));
+        if (this.#instructions.get(host, block.mode) === at) this.#instructions.delete(host, block.mode);
         const slot = (HASH + ((host ^ (host >>> 15)) & (HASH_ENTRIES - 1)) * HASH_ENTRY_BYTES) >> 2;
         if (this.#i32[slot + 2] === at) this.#i32[slot + 1] = 0;
       }

@@ -11,9 +11,16 @@ import { LOCALS, Local, lookupPart, slowPart } from "./dispatcher.ts";
 /**
  * Generates the tier 0 module: one function `run` with a `br_table` over the hot handlers as inline cases,
  * every other handler as a function in table 0, and the helper functions that they call.
+ *
+ * @param sections text of custom sections, by name.
  */
-export function generateModule(handlers: HandlerTable, exported: readonly Fn[]): Uint8Array<ArrayBuffer> {
+export function generateModule(
+  handlers: HandlerTable,
+  exported: readonly Fn[],
+  sections: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder();
+  for (const [name, text] of Object.entries(sections)) module.customSection(name, text);
   const indices = new Map<Fn, number>();
   const pending: Fn[] = [];
   for (const fn of hostFunctions())

@@ -1,10 +1,6 @@
-import "../isa/index.ts";
-import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
-import { updateMode } from "../cpu/mode.ts";
-import { dropWriteTags, flushNtlb, flushTlb } from "../cpu/paging.ts";
-import { updateSse } from "../cpu/sse-state.ts";
-import { buildHandlers, type HandlerTable } from "../isa/handlers.ts";
-import { generateModule } from "./interpreter.ts";
+import type { DecodeTable } from "../isa/table.ts";
+import { engineBytes } from "./bytes.ts";
+import { readDecodeTable } from "./sections.ts";
 
 /** What the generated module exports. */
 export interface EngineExports {
@@ -20,25 +16,24 @@ export interface EngineExports {
 }
 
 export interface EngineCode {
-  readonly handlers: HandlerTable;
+  readonly table: DecodeTable;
   readonly module: WebAssembly.Module;
 }
 
-const EXPORTED = [updateSse, flushTlb, flushNtlb, dropWriteTags, updateMode, arithmeticFlags, writeFlags];
-
-/** The module's bytes, generated from the descriptions. About a second's work: builds do it ahead of time. */
-export function generateEngine(): { handlers: HandlerTable; bytes: Uint8Array<ArrayBuffer> } {
-  const handlers = buildHandlers();
-  return { handlers, bytes: generateModule(handlers, EXPORTED) };
+/**
+ * Compiles the engine's module.
+ *
+ * @throws EngineMismatchError where it was generated for another build of this package.
+ */
+export async function compileEngine(bytes: Uint8Array<ArrayBuffer>): Promise<EngineCode> {
+  const module = await WebAssembly.compile(bytes);
+  return { table: readDecodeTable(module), module };
 }
 
 let loaded: Promise<EngineCode> | undefined;
 
 /** The engine's compiled code, one for the process. */
 export function loadEngine(): Promise<EngineCode> {
-  loaded ??= (async () => {
-    const { handlers, bytes } = generateEngine();
-    return { handlers, module: await WebAssembly.compile(bytes) };
-  })();
+  loaded ??= engineBytes().then(compileEngine);
   return loaded;
 }

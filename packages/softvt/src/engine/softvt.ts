@@ -8,7 +8,7 @@ import {
   type EngineVm,
   type EngineVmOptions,
 } from "@skep/vcpu";
-import { ARENA_BYTES, Cpu, MAX_VCPUS, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
+import { ARENA_BYTES, Cpu, MAX_VCPUS, UOPS_BYTES, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
 import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
 import { CodeCache } from "./code-cache.ts";
 import { FEATURES } from "./features.ts";
@@ -75,7 +75,7 @@ class SoftVm implements EngineVm {
   readonly #instances: EngineExports[] = [];
   readonly #allowed: AllowedBits;
 
-  constructor(options: EngineVmOptions, code: EngineCode) {
+  constructor(options: EngineVmOptions, code: EngineCode, decodedBytes: number) {
     this.#options = options;
     this.#code = code;
     const { memory } = options;
@@ -84,13 +84,14 @@ class SoftVm implements EngineVm {
     this.#cache = new CodeCache(
       arena.memory.buffer,
       arena.flags,
-      code.handlers,
+      code.table,
       (page) => {
         for (const instance of this.#instances) instance.dropWriteTags(page);
       },
       () => {
         for (const vcpu of this.#vcpus) vcpu.cpu.set32(Cpu.LINK, 0);
       },
+      decodedBytes,
     );
     memory.setCodeWatcher((offset, length) => this.#cache.written(offset, length));
     memory.setMappingsWatcher(() => this.invalidateMappings());
@@ -152,8 +153,27 @@ class SoftVm implements EngineVm {
   }
 }
 
-/** The software VT-x engine: runs anywhere that WebAssembly with SIMD and shared memory does. */
-export function createSoftvtEngine(): Engine {
+export interface SoftvtOptions {
+  /**
+   * Room for decoded code, in bytes from 4 KiB to 48 MiB (the default). When it is full everything is decoded anew:
+   * little room finds errors in that, and costs speed.
+   */
+  readonly decodedBytes?: number;
+}
+
+const MIN_DECODED_BYTES = 4096;
+
+/**
+ * The software VT-x engine: runs anywhere that WebAssembly with SIMD and shared memory does.
+ *
+ * @throws RangeError where an option is out of range.
+ */
+export function createSoftvtEngine(options: SoftvtOptions = {}): Engine {
+  const { decodedBytes = UOPS_BYTES } = options;
+  if (!Number.isInteger(decodedBytes) || decodedBytes < MIN_DECODED_BYTES || decodedBytes > UOPS_BYTES)
+    throw new RangeError(
+      `decodedBytes: expected an integer from ${MIN_DECODED_BYTES} to ${UOPS_BYTES}, got ${decodedBytes}`,
+    );
   return {
     name: "softvt",
     maxVcpus: MAX_VCPUS,
@@ -172,8 +192,8 @@ export function createSoftvtEngine(): Engine {
         return { usable: false, evidence: `the software engine's module does not compile: ${String(error)}` };
       }
     },
-    async createVm(options: EngineVmOptions): Promise<EngineVm> {
-      return new SoftVm(options, await loadEngine());
+    async createVm(vmOptions: EngineVmOptions): Promise<EngineVm> {
+      return new SoftVm(vmOptions, await loadEngine(), decodedBytes);
     },
   };
 }

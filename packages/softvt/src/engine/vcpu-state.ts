@@ -66,7 +66,9 @@ export const zeroMsrs = (): Record<string, bigint> =>
   Object.fromEntries(Object.keys(MSRS).map((index) => [index, 0n]));
 
 const ACTIVITIES = ["active", "halted", "wait-for-sipi"] as const;
-const EMPTY_XMM = 16;
+const XMM_REGISTERS = 16;
+const CR0_PE = 1n;
+const CR0_PG = 0x8000_0000n;
 
 export function saveVcpu(cpu: CpuView, flags: number): VcpuStateV1 {
   const segment = (name: (typeof SEGMENTS)[number]): SegmentState => {
@@ -124,7 +126,7 @@ export function saveVcpu(cpu: CpuView, flags: number): VcpuStateV1 {
       })),
       mxcsr: cpu.getU32(Cpu.MXCSR),
       xmm: Array.from(
-        { length: EMPTY_XMM },
+        { length: XMM_REGISTERS },
         (_, i) => cpu.get64(Cpu.XMM + 16 * i) | (cpu.get64(Cpu.XMM + 16 * i + 8) << 64n),
       ),
       xcr0: cpu.get64(Cpu.XCR0),
@@ -196,6 +198,9 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
     ["instructions", Cpu.ICOUNT],
   ] as const)
     put64(name, field, reader.unknown(name));
+  const cr0 = checked(reader, "cr0", reader.unknown("cr0"));
+  // Nothing takes a processor there, and nothing here is made for it (SDM Vol. 3A sec. 2.5, 26.3.1.1).
+  if ((cr0 & CR0_PG) !== 0n && (cr0 & CR0_PE) === 0n) throw reader.error("cr0", "PE where PG is set", cr0);
   reader.array("pdptrs", 4).forEach((value, i) => {
     put64(`pdptrs[${i}]`, Cpu.PDPTR + 8 * i, value);
   });

@@ -4,6 +4,7 @@ import { fuse, fusible } from "./fuse.ts";
 import { isHot } from "./hot.ts";
 import { describeVariant, type InsnSpec, SPECS, type Variant } from "./registry.ts";
 import { SPECIAL, type SpecialName } from "./special.ts";
+import { type DecodeTable, type Form, formIndex, sizesOf } from "./table.ts";
 
 /** One entry of the interpreter: inline case or function, by `hot`. */
 export interface Handler {
@@ -12,34 +13,10 @@ export interface Handler {
   describe(): { stmts: Stmt[]; temps: number };
 }
 
-/** The handlers that one form (instruction, operand size, register or memory) may be decoded to. */
-export interface Form {
-  readonly spec: InsnSpec;
-  readonly opsize: number;
-  readonly memory: boolean;
-  /** Handler by address kind (register forms: `any`), flags wanted or dead. */
-  readonly handlers: Partial<Record<EaKind, { wanted: number; dead: number }>>;
-  /** Handlers of this instruction fused with the Jcc behind it, by condition; register forms only. */
-  readonly fused: readonly number[] | undefined;
-}
-
-export interface HandlerTable {
+export interface HandlerTable extends DecodeTable {
   /** Hot handlers first: those are the interpreter's inline cases. */
   readonly list: readonly Handler[];
   readonly hotCount: number;
-  /** Index of `form(spec, opsize, memory)` in `forms`. */
-  readonly forms: ReadonlyMap<InsnSpec, readonly (Form | undefined)[]>;
-  readonly special: Readonly<Record<SpecialName, number>>;
-}
-
-/** Position of a form in `HandlerTable.forms`' arrays. */
-export const formIndex = (opsize: number, memory: boolean): number => (opsize >> 5) * 2 + (memory ? 1 : 0);
-
-/** Operand sizes that an instruction is described for. */
-export function sizesOf(spec: InsnSpec): readonly number[] {
-  if (spec.sizes !== undefined) return spec.sizes;
-  if (spec.size64 !== undefined) return [16, 32, 64];
-  return spec.operands.some((o) => o.size === "v" || o.size === "z" || o.size === "y") ? [16, 32, 64] : [32];
 }
 
 const HOT_EA: readonly EaKind[] = ["base64", "index64", "base32", "index32"];

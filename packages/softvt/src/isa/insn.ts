@@ -1,6 +1,6 @@
 import { effectiveAddress, linearAddress, segmentAddress } from "../cpu/address.ts";
 import { arithmeticFlags, FlagKind, setExplicit, setLazy, setMixed } from "../cpu/flags.ts";
-import { Cpu, Event, gpr, Seg } from "../cpu/layout.ts";
+import { Cpu, Event, gpr, Mode, Seg } from "../cpu/layout.ts";
 import {
   type AccessOptions,
   modifyMemory,
@@ -136,9 +136,16 @@ export class Insn extends Builder {
 
   /** Linear address of `offset` in segment number `seg`, checked for an access of `bits`; leaves on a fault. */
   segmented(seg: I32, offset: I64, bits: number, write: boolean): I64 {
-    const address = this.call<I64>(segmentAddress, seg, offset, this.i32(bits / 8), this.i32(write ? 1 : 0));
-    this.leaveOnEvent();
-    return address;
+    const address = this.variable("i64", offset);
+    // Flat segments (FS and GS never count as such) need no check, but that code is never written.
+    const data = write ? seg.ltU(Seg.FS).and(seg.ne(Seg.CS)) : seg.ltU(Seg.FS);
+    const flat = get32(this, Cpu.MODE).and(Mode.FLAT).ne(0).and(data);
+    this.unlikely(flat.eqz(), () => {
+      const bytes = this.i32(bits / 8);
+      address.set(this.call<I64>(segmentAddress, seg, offset, bytes, this.i32(write ? 1 : 0)));
+      this.leaveOnEvent();
+    });
+    return address.get();
   }
 
   /** Offset of the memory operand without its segment (LEA). */
@@ -263,7 +270,7 @@ export class Insn extends Builder {
     writeMemory(this, bits, va, value, { onEvent: () => this.leave(), stack });
   }
 
-  modifyAt(bits: number, va: I64, change: (old: I64) => I64, stack = false): void {
+  modifyAt(bits: number, va: I64, change: (old: I64) => I64, stack: I32 | boolean = false): void {
     modifyMemory(this, bits, va, change, { onEvent: () => this.leave(), stack });
   }
 

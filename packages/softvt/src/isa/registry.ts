@@ -32,7 +32,8 @@ export interface InsnOptions {
   readonly feature?: string;
 }
 
-export interface InsnSpec extends InsnOptions {
+/** What there is to know of an instruction apart from what it does. */
+export interface InsnCoding extends InsnOptions {
   readonly name: string;
   readonly map: OpcodeMap;
   readonly opcode: number;
@@ -46,6 +47,9 @@ export interface InsnSpec extends InsnOptions {
   readonly operands: readonly Operand[];
   /** Operands as written, for listings. */
   readonly operandText: string;
+}
+
+export interface InsnSpec extends InsnCoding {
   readonly describe: (c: Insn) => void;
 }
 

@@ -94,6 +94,7 @@ export class ModuleBuilder {
   readonly #imports: { name: string; type: number }[] = [];
   readonly #bodies: Body[] = [];
   readonly #exports: { name: string; index: number }[] = [];
+  readonly #customSections: { name: string; text: string }[] = [];
   readonly #names = new Map<number, string>();
   /** Function indices of table 0, from slot 0. */
   table: number[] = [];
@@ -145,6 +146,11 @@ export class ModuleBuilder {
 
   exportFunction(name: string, index: number): void {
     this.#exports.push({ name, index });
+  }
+
+  /** Adds a custom section that holds `text` in UTF-8. */
+  customSection(name: string, text: string): void {
+    this.#customSections.push({ name, text });
   }
 
   /** The module. Its memory import accepts an arena of any size. */
@@ -212,6 +218,11 @@ export class ModuleBuilder {
         w.u8(0x0b);
       }
     });
+    for (const { name, text } of this.#customSections)
+      section(0, (w) => {
+        w.name(name);
+        w.raw(new TextEncoder().encode(text));
+      });
     // Names for profilers (Core Specification 2.0, appendix 7.4.1).
     section(0, (w) => {
       w.name("name");

@@ -10,6 +10,7 @@ import type { Case } from "../../../../test/host-cpu/cases.ts";
 import type { EngineResult } from "../../../../test/host-cpu/compare.ts";
 import { CODE_START, HOST_LAYOUT, type MemoryBytes } from "../../../../test/host-cpu/host-cpu.ts";
 import { FxImage } from "../../../../test/host-cpu/state.ts";
+import { arithmeticFlags } from "../../src/cpu/flags.ts";
 import {
   Cpu,
   Event,
@@ -109,19 +110,23 @@ export class EvaluatorCpu {
     this.#arena.set([fields.a, fields.b, fields.c, fields.d], UOP + 4);
     this.#view.setInt32(UOP + 8, fields.imm, true);
     this.#view.setInt32(UOP + 12, fields.imm2, true);
-    const { ending } = evaluate(body.stmts, [], {
-      memory: this.#view,
-      cpu: CPU,
-      uop: UOP,
-      field: (name) => fields[name],
-      host: (name) => {
-        throw new Error(`host function ${name}`);
-      },
-    });
+    const { ending } = evaluate(body.stmts, [], this.#context(fields));
     if (ending?.kind === "next") return this.#result(test, undefined, CODE_START + length);
     if (ending?.kind === "leave" && this.#get32(Cpu.EVENT) === Event.FAULT)
       return this.#result(test, this.#get32(Cpu.EXC_VECTOR), CODE_START);
     throw new Error(`${test.name}: ended by ${ending?.kind}, event ${this.#get32(Cpu.EVENT)}`);
+  }
+
+  #context(fields?: Record<UopField, number>): Parameters<typeof evaluate>[2] {
+    return {
+      memory: this.#view,
+      cpu: CPU,
+      uop: UOP,
+      field: (name) => fields![name],
+      host: (name) => {
+        throw new Error(`host function ${name}`);
+      },
+    };
   }
 
   #enter(test: Case, mode: number): void {
@@ -152,10 +157,13 @@ export class EvaluatorCpu {
     }
     this.#set64(Cpu.SEG_BASE + 8 * 4, state.fsBase);
     this.#set64(Cpu.SEG_BASE + 8 * 5, state.gsBase);
+    // ES CS SS DS FS GS as a Linux process has them.
+    const selectors = test.options.mode === 64 ? [0, 0x33, 0x2b, 0, 0, 0] : [0x2b, 0x23, 0x2b, 0x2b, 0, 0];
     // Flat, present, writable data; 32-bit readable code.
     for (let i = 0; i < 6; i++) {
       this.#set32(Cpu.SEG_LIMIT + 4 * i, -1);
       this.#set32(Cpu.SEG_ACCESS + 4 * i, i === 1 ? 0xc0fb : 0xc0f3);
+      this.#set32(Cpu.SEG_SELECTOR + 4 * i, selectors[i]!);
     }
     this.#set32(Cpu.MODE, mode);
     this.#set32(Cpu.EVENT, Event.NONE);
@@ -178,7 +186,7 @@ export class EvaluatorCpu {
     }
     for (let i = 0; i < 16; i++)
       fx.setXmm(i, (this.#get64(Cpu.XMM + 16 * i + 8) << 64n) | this.#get64(Cpu.XMM + 16 * i));
-    const status = this.#get32(Cpu.FLAG_KIND) === 0 ? this.#get32(Cpu.FLAG_AUX) & RFLAGS_STATUS : Number.NaN;
+    const status = evaluate(arithmeticFlags.body!().stmts, [], this.#context()).value as number;
     return {
       end:
         vector === undefined

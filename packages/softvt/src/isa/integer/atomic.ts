@@ -91,16 +91,17 @@ function exchangePair(c: Insn, bits: 32 | 64): void {
     const expected = c.readGpr(Gpr.RDX, 32).shl(32).or(c.readGpr(Gpr.RAX, 32));
     const wanted = c.readGpr(Gpr.RCX, 32).shl(32).or(c.readGpr(Gpr.RBX, 32));
     let old: I64 = expected;
-    c.modifyAt(64, va, (value) => {
+    const change = (value: I64): I64 => {
       old = value;
       return value.eq(expected).select(wanted, value);
-    });
+    };
+    c.modifyAt(64, va, change, c.bySs());
     finish(old.eq(expected), old, old.shrU(32));
     return;
   }
   c.faultIf(va.wrap().and(15), Vector.GP);
   // Aligned to 16, both halves are on one page: the second access cannot fault once the first has not.
-  const low = c.readAt(64, va);
+  const low = c.readAt(64, va, c.bySs());
   const high = c.readAt(64, va.add(8));
   const equal = c.let(low.eq(c.readGpr(Gpr.RAX, 64)).and(high.eq(c.readGpr(Gpr.RDX, 64))));
   c.writeAt(64, va, equal.select(c.readGpr(Gpr.RBX, 64), low));

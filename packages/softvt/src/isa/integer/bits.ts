@@ -1,14 +1,14 @@
-import { EA_SEGMENT_SHIFT, effectiveAddress } from "../../cpu/address.ts";
-import { arithmeticFlags } from "../../cpu/flags.ts";
+import { effectiveAddress } from "../../cpu/address.ts";
+import { arithmeticFlags, setCarryKeepZero } from "../../cpu/flags.ts";
 import { Seg } from "../../cpu/layout.ts";
 import { modifyMemory, readMemory } from "../../cpu/memory.ts";
+import { EA_SEGMENT_SHIFT } from "../../cpu/uop.ts";
 import type { I32, I64 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
 
 /** Bit instructions (SDM Vol. 1 sec. 7.3.7), BMI1, BMI2, POPCNT, LZCNT, TZCNT. */
 
-const CF = 1;
 const ZF = 0x40;
 
 const BIT_OPS: Record<string, ((old: I64, mask: I64) => I64) | undefined> = {
@@ -18,9 +18,9 @@ const BIT_OPS: Record<string, ((old: I64, mask: I64) => I64) | undefined> = {
   BTC: (old, mask) => old.xor(mask),
 };
 
-/** Sets CF to bit `index` of `value`, and leaves the other flags. */
-function carryFromBit(c: Insn, flags: I32, value: I64, index: I64): void {
-  c.explicitFlags(flags.and(~CF).or(value.shrU(index).wrap().and(1)));
+/** Sets CF to bit `index` of `value`, and leaves ZF. */
+function carryFromBit(c: Insn, value: I64, index: I64): void {
+  setCarryKeepZero(c, value.shrU(index).wrap().and(1));
 }
 
 Object.entries(BIT_OPS).forEach(([name, change], i) => {
@@ -31,11 +31,10 @@ Object.entries(BIT_OPS).forEach(([name, change], i) => {
     const bits = c.bits(0);
     const raw = c.read(1);
     const index = c.let(raw.and(bits - 1));
-    const flags = c.call<I32>(arithmeticFlags);
     if (!c.isMemory(0)) {
       const old = c.read(0);
       if (change !== undefined) c.write(0, change(old, c.i64(1).shl(index)));
-      carryFromBit(c, flags, old, index);
+      carryFromBit(c, old, index);
       return;
     }
     const word = raw
@@ -61,13 +60,12 @@ Object.entries(BIT_OPS).forEach(([name, change], i) => {
         },
         options,
       );
-    carryFromBit(c, flags, old, index);
+    carryFromBit(c, old, index);
   });
   insn(name, `0F BA /${4 + i}`, `Ev${access},Ib`, options, (c) => {
     const index = c.let(c.read(1).and(c.bits(0) - 1));
-    const flags = c.call<I32>(arithmeticFlags);
     if (change === undefined) {
-      carryFromBit(c, flags, c.read(0), index);
+      carryFromBit(c, c.read(0), index);
       return;
     }
     let old: I64 = index;
@@ -75,7 +73,7 @@ Object.entries(BIT_OPS).forEach(([name, change], i) => {
       old = value;
       return change(value, c.i64(1).shl(index));
     });
-    carryFromBit(c, flags, old, index);
+    carryFromBit(c, old, index);
   });
 });
 

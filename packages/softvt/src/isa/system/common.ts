@@ -43,7 +43,7 @@ export function checkUmip(c: Insn): void {
 }
 
 /** Whether the memory operand goes by SS: 1 or 0. */
-export const goesByStack = (c: Insn): I32 => c.field("d").shrU(2).and(7).eq(Seg.SS);
+export const goesByStack = (c: Insn): I32 => c.bySs();
 
 /** Reads `bits` at `va`, `bytes` into the memory operand whose address was checked as a whole. */
 export function readOperandAt(c: Insn, bits: number, va: I64): I64 {

@@ -58,16 +58,18 @@ function read80(c: Insn): [I64, I32] {
   return [low, high];
 }
 
-/** Leaves with a fault unless all of an operand may be written. */
+/** Leaves with a fault unless each page of an operand may be written. */
 function probeWrite(c: Insn, va: I64, bytes: number): void {
+  const last = c.let(wrapLinear(c, va.add(bytes - 1)));
+  const second = c.let(last.xor(va).shrU(12).ne(0).select(last.and(~0xfffn), va));
   const access = c.let(c.bySs().shl(3).or(Access.WRITE));
-  for (const at of [va, c.let(wrapLinear(c, va.add(bytes - 1)))]) {
+  for (const at of [va, second]) {
     const host = c.call<I32>(probe, at, access, get32(c, Cpu.TLB));
     c.unlikely(host.eqz(), () => c.leave());
   }
 }
 
-/** Writes ten bytes: that the last of them may be written is made sure before the first is. */
+/** Writes ten bytes: that all of them may be written is made sure before the first is. */
 function write80(c: Insn, low: I64, high: I64): void {
   const va = address80(c, true);
   probeWrite(c, va, 10);
