@@ -1,5 +1,5 @@
 import type { EaKind } from "../cpu/address.ts";
-import { parseOperands } from "./operand.ts";
+import { type Operand, parseOperands } from "./operand.ts";
 import type { InsnCoding } from "./registry.ts";
 import type { SpecialName } from "./special.ts";
 
@@ -61,8 +61,13 @@ export function packTable(table: DecodeTable): string {
 export function unpackTable(text: string): DecodeTable {
   const { special, packed } = JSON.parse(text) as Pick<DecodeTable, "special"> & { packed: PackedInsn[] };
   const forms = new Map<InsnCoding, (Form | undefined)[]>();
+  const parsed = new Map<string, readonly Operand[]>();
   for (const [shared, ...opcodes] of packed) {
-    const operands = parseOperands(shared.operandText);
+    let operands = parsed.get(shared.operandText);
+    if (operands === undefined) {
+      operands = parseOperands(shared.operandText);
+      parsed.set(shared.operandText, operands);
+    }
     for (const [opcode, list] of opcodes) {
       const spec: InsnCoding = { ...shared, opcode, operands };
       const unpacked: (Form | undefined)[] = [];
