@@ -1,7 +1,7 @@
-import { Cpu, Event } from "../cpu/layout.ts";
+import { Cpu } from "../cpu/layout.ts";
 import { codeLinear } from "../cpu/lookup.ts";
 import { Access, probe } from "../cpu/memory.ts";
-import { get32, get64, raise, set32, Vector } from "../cpu/state.ts";
+import { get32, get64, raise, Vector } from "../cpu/state.ts";
 import { Builder, hostFn, type I32, type I64 } from "../ir/builder.ts";
 import type { Stmt } from "../ir/ir.ts";
 
@@ -45,10 +45,7 @@ export const SPECIAL: Record<SpecialName, () => { stmts: Stmt[]; temps: number }
       f.end({ kind: "leave" });
     });
     const first = f.call<I32>(probe, start, f.i32(Access.EXECUTE), tlb);
-    f.unlikely(first.leU(1), () => {
-      set32(f, Cpu.EVENT, Event.LOOKUP);
-      f.end({ kind: "leave" });
-    });
+    f.unlikely(first.leU(1), () => f.end({ kind: "leave" }));
     f.if(f.field("imm").eq(next), () => f.end({ kind: "goto", to: f.field("imm2").node }));
     const uop = f.call<I32>(decodeStraddling, first, next, get32(f, Cpu.MODE), f.uop);
     f.store("i32.store", f.uop, next, 8);
