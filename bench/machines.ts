@@ -23,19 +23,16 @@ export interface Machine {
 export const MEMORY_MIB = 256;
 const COMMAND_LINE = "console=ttyS0 panic=-1";
 
+const softvt = ({ kernel, initrd }: BenchGuest): [string, ...string[]] => [
+  process.execPath,
+  here("../packages/skep/dist/cli/index.js"),
+  "run",
+  ...["--engine", "softvt", "--memory", `${MEMORY_MIB}M`, "--append", COMMAND_LINE],
+  ...["--kernel", kernel, "--initrd", initrd],
+];
+
 export const MACHINES: readonly Machine[] = [
-  {
-    name: "softvt",
-    architecture: "amd64",
-    command: ({ kernel, initrd }) => [
-      process.execPath,
-      here("../packages/skep/dist/cli/index.js"),
-      "run",
-      ...["--engine", "softvt", "--memory", `${MEMORY_MIB}M`, "--append", COMMAND_LINE],
-      ...["--kernel", kernel, "--initrd", initrd],
-    ],
-    missing: () => undefined,
-  },
+  { name: "softvt", architecture: "amd64", command: softvt, missing: () => undefined },
   {
     name: "qemu-tcg",
     architecture: "amd64",
@@ -48,6 +45,7 @@ export const MACHINES: readonly Machine[] = [
     missing: () =>
       existsSync("/usr/bin/qemu-system-x86_64") ? undefined : "qemu-system-x86_64 is not installed",
   },
+  { name: "softvt-i386", architecture: "i386", command: softvt, missing: () => undefined },
   {
     name: "v86",
     architecture: "i386",

@@ -32,13 +32,15 @@ if (values.help) {
   process.exit(0);
 }
 const MIB = 2 ** 20;
+/** The entries that are softvt; the others of the same architecture are compared with them. */
+const OURS = /^softvt\b/;
 const FIRST_INSTRUCTION_RUNS = 5;
 
 const count = positive("--runs", values.runs);
 const timeoutMs = positive("--timeout", values.timeout) * 1000;
 const machines = selectMachines(values.only);
 // softvt is measured as it is installed: from dist.
-if (machines.some(({ name }) => name === "softvt")) ensureBuilt();
+if (machines.some(({ name }) => OURS.test(name))) ensureBuilt();
 
 const work = mkdtempSync(join(tmpdir(), "skep-bench-"));
 try {
@@ -128,7 +130,11 @@ function report(runs: ReadonlyMap<string, readonly Run[]>, softvt: SoftvtFigures
     for (const workload of WORKLOADS) row[workload] = median(list.map(({ seconds }) => seconds[workload]!));
     medians.set(name, row);
   }
-  const ours = medians.get("softvt");
+  const ours = (architecture: string): [string, Record<string, number>] | undefined => {
+    const found = machines.find((machine) => OURS.test(machine.name) && machine.architecture === architecture);
+    const row = found && medians.get(found.name);
+    return row && [found.name, row];
+  };
 
   if (values.json) {
     const document = {
@@ -145,7 +151,7 @@ function report(runs: ReadonlyMap<string, readonly Run[]>, softvt: SoftvtFigures
   }
   const cell = (text: string): string => text.padStart(9);
   const line = (name: string, cells: string[]): void => {
-    process.stdout.write(`${name.padEnd(18)}${cells.map(cell).join("")}\n`);
+    process.stdout.write(`${name.padEnd(24)}${cells.map(cell).join("")}\n`);
   };
   process.stdout.write(`\n${cpus()[0]?.model}, ${cpus().length} CPUs, Node ${process.version}; seconds, `);
   process.stdout.write(`median of ${values.runs}\n\n`);
@@ -155,11 +161,13 @@ function report(runs: ReadonlyMap<string, readonly Run[]>, softvt: SoftvtFigures
       name,
       WORKLOADS.map((workload) => row[workload]!.toFixed(2)),
     );
-  for (const [name, row] of medians) {
-    if (!ours || name === "softvt") continue;
+  for (const { name, architecture } of machines) {
+    const row = medians.get(name);
+    const against = ours(architecture);
+    if (!row || !against || OURS.test(name)) continue;
     line(
-      `${name} / softvt`,
-      WORKLOADS.map((workload) => `${(row[workload]! / ours[workload]!).toFixed(2)} x`),
+      `${name} / ${against[0]}`,
+      WORKLOADS.map((workload) => `${(row[workload]! / against[1][workload]!).toFixed(2)} x`),
     );
   }
   if (softvt === undefined) return;
