@@ -13,6 +13,10 @@ export interface EngineExports {
   updateSse(): void;
   arithmeticFlags(): number;
   writeFlags(flags: number): void;
+  /** Arena address of the code at RIP, 0 where that would take a look. */
+  codeAddress(): number;
+  /** Compiled regions: functions of (budget left, entry) that return the budget left. */
+  readonly regions: WebAssembly.Table;
 }
 
 export interface EngineCode {

@@ -1,0 +1,137 @@
+import type { Fn, Node, Stmt } from "../ir/ir.ts";
+import { parts } from "../ir/normalize.ts";
+import { FIRST_INDEXED, placeAt, Reg } from "./layout.ts";
+
+/** Which of the fields that a region keeps in locals a function may touch. */
+export interface Effects {
+  readsGprs: boolean;
+  writesGprs: boolean;
+  readsFlags: boolean;
+  writesFlags: boolean;
+  writesTlb: boolean;
+  /** May overwrite decoded code. */
+  writesCode: boolean;
+}
+
+const NONE: Readonly<Effects> = {
+  readsGprs: false,
+  writesGprs: false,
+  readsFlags: false,
+  writesFlags: false,
+  writesTlb: false,
+  writesCode: false,
+};
+/** Of a handler of its own, called for a micro-op. */
+export const ANY_EFFECTS: Readonly<Effects> = {
+  readsGprs: true,
+  writesGprs: true,
+  readsFlags: true,
+  writesFlags: true,
+  writesTlb: true,
+  writesCode: true,
+};
+
+const known = new Map<Fn, Effects>();
+
+/** What a call of `fn` does to those fields, itself and by what it calls. */
+export function effectsOf(fn: Fn): Readonly<Effects> {
+  const done = known.get(fn);
+  if (done !== undefined) return done;
+  // Of a cycle each function must see the effects of all: those of its own are found by whoever began.
+  const order: Fn[] = [];
+  const reach = (f: Fn): void => {
+    if (order.includes(f)) return;
+    order.push(f);
+    if (f.body !== undefined) for (const callee of callees(f.body().stmts)) reach(callee);
+  };
+  reach(fn);
+  const sum: Effects = { ...NONE };
+  for (const f of order) {
+    const own = known.get(f) ?? ownEffects(f);
+    for (const key of Object.keys(own) as (keyof Effects)[]) sum[key] ||= own[key];
+  }
+  known.set(fn, sum);
+  return sum;
+}
+
+function callees(stmts: readonly Stmt[]): Fn[] {
+  const found: Fn[] = [];
+  const walk = (list: readonly Stmt[]): void => {
+    for (const stmt of list) {
+      if (stmt.s === "call") found.push(stmt.fn);
+      parts(stmt).lists.forEach(walk);
+    }
+  };
+  walk(stmts);
+  return found;
+}
+
+/** The constant part of an address in the vCPU block and whether there is another; `undefined`: elsewhere. */
+export function blockOffset(address: Node): { constant: number; indexed: boolean } | undefined {
+  if (address.k === "cpu") return { constant: 0, indexed: false };
+  if (address.k !== "op" || address.op !== "i32.add") return undefined;
+  const [first, second] = address.args as [Node, Node];
+  for (const [base, other] of [
+    [first, second],
+    [second, first],
+  ] as const) {
+    const at = blockOffset(base);
+    if (at === undefined) continue;
+    if (other.k === "const") return { ...at, constant: at.constant + Number(other.value) };
+    return { ...at, indexed: true };
+  }
+  return undefined;
+}
+
+const mentionsBlock = (node: Node): boolean =>
+  node.k === "cpu" ||
+  (node.k === "op" && node.args.some(mentionsBlock)) ||
+  (node.k === "select" && [node.cond, node.yes, node.no].some(mentionsBlock));
+
+function ownEffects(fn: Fn): Effects {
+  const effects: Effects = { ...NONE };
+  if (fn.body === undefined) {
+    if (fn.name === "codeWritten") effects.writesCode = true;
+    return effects;
+  }
+  const touch = (address: Node, offset: number, writes: boolean): void => {
+    const at = blockOffset(address);
+    if (at === undefined) return;
+    const constant = at.constant + offset;
+    if (at.indexed) {
+      if (constant >= FIRST_INDEXED) return;
+      if (writes) effects.writesGprs = true;
+      else effects.readsGprs = true;
+      return;
+    }
+    const place = placeAt(constant);
+    if (place.kind === "gpr") {
+      if (writes) effects.writesGprs = true;
+      else effects.readsGprs = true;
+    } else if (place.kind === "field" && place.reg === Reg.TLB) {
+      if (writes) effects.writesTlb = true;
+    } else if (place.kind === "field" && place.reg !== Reg.RIP_BASE) {
+      if (writes) effects.writesFlags = true;
+      else effects.readsFlags = true;
+    }
+  };
+  const walk = (list: readonly Stmt[]): void => {
+    for (const stmt of list) {
+      if (stmt.s === "load") touch(stmt.address, stmt.offset, false);
+      else if (stmt.s === "store") touch(stmt.address, stmt.offset, true);
+      else if (
+        (stmt.s === "set" && mentionsBlock(stmt.value)) ||
+        (stmt.s === "copy" && (mentionsBlock(stmt.to) || mentionsBlock(stmt.from))) ||
+        (stmt.s === "fill" && mentionsBlock(stmt.to))
+      )
+        // An address of the block on its way somewhere: it may be anything's.
+        Object.assign(effects, ANY_EFFECTS, { writesCode: effects.writesCode });
+      parts(stmt).lists.forEach(walk);
+    }
+  };
+  walk(fn.body().stmts);
+  return effects;
+}
+
+/** Whether an argument hands a function an address in the vCPU block that it might write through. */
+export const passesBlock = (args: readonly Node[]): boolean => args.some(mentionsBlock);
