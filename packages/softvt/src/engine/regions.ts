@@ -213,7 +213,8 @@ export class Regions implements CodeCacheObserver {
     return {
       uop,
       uopAt: (pos) => {
-        const address = this.#cache.find(base + pos, hot.mode);
+        // What follows the page in the arena is not what follows it in the guest's address space.
+        const address = pos < PAGE_BYTES ? this.#cache.find(base + pos, hot.mode) : 0;
         return address === 0 ? undefined : uop(address);
       },
       isLookedUp: (pos) => this.#cache.isLookedUp(base + pos, hot.mode),

@@ -50,8 +50,12 @@ interface Owned {
 
 /** Emits one body of statements as WebAssembly code. */
 export function emit(stmts: Stmt[], temps: number, params: readonly WasmType[], target: EmitTarget): void {
-  const normal = normalize(stmts, temps);
-  new Emitter(normal.stmts, params, target).list(normal.stmts);
+  emitNormal(normalize(stmts, temps).stmts, params, target);
+}
+
+/** The same for statements in which each operation has one user (ir/normalize.ts). */
+export function emitNormal(stmts: Stmt[], params: readonly WasmType[], target: EmitTarget): void {
+  new Emitter(stmts, params, target).list(stmts);
 }
 
 class Emitter {

@@ -1,4 +1,4 @@
-import { type EmitTarget, emit, LocalPool } from "../ir/emit.ts";
+import { type EmitTarget, emitNormal, LocalPool } from "../ir/emit.ts";
 import type { Fn, Stmt } from "../ir/ir.ts";
 import { ByteWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import type { WasmType } from "../wasm/opcodes.ts";
@@ -171,7 +171,7 @@ class RegionCompiler {
   }
 
   #statements(stmts: Stmt[], site: number): void {
-    emit(stmts, this.#facts.temps, REG_TYPES, this.#target(site));
+    emitNormal(stmts, REG_TYPES, this.#target(site));
   }
 
   #target(site: number): EmitTarget {

@@ -46,10 +46,7 @@ export function effectsOf(fn: Fn): Readonly<Effects> {
   };
   reach(fn);
   const sum: Effects = { ...NONE };
-  for (const f of order) {
-    const own = known.get(f) ?? ownEffects(f);
-    for (const key of Object.keys(own) as (keyof Effects)[]) sum[key] ||= own[key];
-  }
+  for (const f of order) add(sum, known.get(f) ?? ownEffects(f));
   known.set(fn, sum);
   return sum;
 }
@@ -88,12 +85,24 @@ const mentionsBlock = (node: Node): boolean =>
   (node.k === "op" && node.args.some(mentionsBlock)) ||
   (node.k === "select" && [node.cond, node.yes, node.no].some(mentionsBlock));
 
+/** What statements do, themselves and by what they call. */
+export function effectsOfBody(stmts: readonly Stmt[]): Readonly<Effects> {
+  const sum = effectsInside(stmts);
+  for (const fn of callees(stmts)) add(sum, effectsOf(fn));
+  return sum;
+}
+
+function add(sum: Effects, other: Readonly<Effects>): void {
+  for (const key of Object.keys(other) as (keyof Effects)[]) sum[key] ||= other[key];
+}
+
 function ownEffects(fn: Fn): Effects {
+  if (fn.body !== undefined) return effectsInside(fn.body().stmts);
+  return { ...NONE, writesCode: fn.name === "codeWritten" };
+}
+
+function effectsInside(stmts: readonly Stmt[]): Effects {
   const effects: Effects = { ...NONE };
-  if (fn.body === undefined) {
-    if (fn.name === "codeWritten") effects.writesCode = true;
-    return effects;
-  }
   const touch = (address: Node, offset: number, writes: boolean): void => {
     const at = blockOffset(address);
     if (at === undefined) return;
@@ -129,7 +138,7 @@ function ownEffects(fn: Fn): Effects {
       parts(stmt).lists.forEach(walk);
     }
   };
-  walk(fn.body().stmts);
+  walk(stmts);
   return effects;
 }
 

@@ -1,4 +1,5 @@
 import type { Handler } from "../isa/handlers.ts";
+import { isLeft } from "./facts.ts";
 
 const PAGE_BYTES = 4096;
 
@@ -82,6 +83,13 @@ export function buildGraph(
     const uop = reader.uopAt(pos);
     const handler = uop && handlers[uop.handler];
     if (uop === undefined || handler?.variant === undefined) return undefined;
+    if (isLeft(handler)) {
+      // The interpreter executes it and comes back.
+      const place = uop.bytes.getUint16(2, true);
+      const next = (place & 0xfff) + (place >> 12);
+      if (reader.uopAt(next) !== undefined) lead(next, true);
+      return undefined;
+    }
     const { spec, opsize } = handler.variant;
     const isFused = handler.fused !== undefined;
     // A fused compare holds neither the branch's target nor its length: they are in the micro-op behind it.

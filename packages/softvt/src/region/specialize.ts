@@ -3,10 +3,9 @@ import { UOP_FIELDS } from "../cpu/uop.ts";
 import { CALL_HANDLER } from "../engine/names.ts";
 import { fold } from "../ir/fold.ts";
 import type { Ending, Fn, Label, Node, Stmt } from "../ir/ir.ts";
-import { parts } from "../ir/normalize.ts";
-import type { Handler } from "../isa/handlers.ts";
-import { LOADS, type LoadName, type WasmType } from "../wasm/opcodes.ts";
+import { LOADS, type LoadName, STORES, type StoreName, type WasmType } from "../wasm/opcodes.ts";
 import { ANY_EFFECTS, blockOffset, type Effects, effectsOf, passesBlock } from "./effects.ts";
+import { type Facts, factsOf, factsOfHandler, isCalled } from "./facts.ts";
 import type { Block, Op, RegionGraph } from "./graph.ts";
 import { FIRST_INDEXED, FLAG_REGS, HOMES, placeAt, REG_TYPES, Reg } from "./layout.ts";
 
@@ -42,11 +41,6 @@ const INLINED = new Set([
   "anyOffset",
 ]);
 
-/** A handler with more statements than this is called, if it can be. */
-const MAX_INLINE = 60;
-
-const LOW32 = 0xffff_ffffn;
-
 const i32 = (value: number): Node => ({ k: "const", type: "i32", value: value | 0 });
 const i64 = (value: bigint): Node => ({ k: "const", type: "i64", value: BigInt.asUintN(64, value) });
 const zero = (type: WasmType): Node => ({ k: "const", type, value: type === "i64" ? 0n : 0 });
@@ -68,66 +62,6 @@ const cpuStore = (reg: number, home: number): Stmt => ({
   value: local(reg),
 });
 
-/** What is known of a description without its micro-op. */
-interface Facts {
-  readonly stmts: Stmt[];
-  readonly temps: number;
-  /** How often each temp is assigned. */
-  readonly sets: Uint8Array;
-  /** Statements in all. */
-  readonly size: number;
-  /** Stores to the vCPU block under a condition: loads must copy, not alias. */
-  readonly storesUnderCondition: boolean;
-}
-
-const factsOf = new WeakMap<Stmt[], Facts>();
-const described = new WeakMap<Handler, Facts>();
-
-function facts(stmts: Stmt[], temps: number): Facts {
-  const known = factsOf.get(stmts);
-  if (known !== undefined) return known;
-  const sets = new Uint8Array(temps);
-  let size = 0;
-  let storesUnderCondition = false;
-  const walk = (list: readonly Stmt[], depth: number): void => {
-    for (const stmt of list) {
-      size++;
-      if ((stmt.s === "set" || stmt.s === "load" || stmt.s === "call") && stmt.id !== undefined)
-        sets[stmt.id] = Math.min(255, sets[stmt.id]! + 1);
-      if (depth > 0) {
-        if (stmt.s === "store" && touchesLocals(stmt.address, stmt.offset)) storesUnderCondition = true;
-        if (stmt.s === "call") {
-          const e = effectsOf(stmt.fn);
-          if (e.writesGprs || e.writesFlags || e.writesTlb || passesBlock(stmt.args))
-            storesUnderCondition = true;
-        }
-      }
-      for (const inner of parts(stmt).lists) walk(inner, depth + 1);
-    }
-  };
-  walk(stmts, 0);
-  const made = { stmts, temps, sets, size, storesUnderCondition };
-  factsOf.set(stmts, made);
-  return made;
-}
-
-function touchesLocals(address: Node, offset: number): boolean {
-  const at = blockOffset(address);
-  if (at === undefined) return false;
-  const constant = at.constant + offset;
-  return at.indexed ? constant < FIRST_INDEXED : placeAt(constant).kind !== "memory";
-}
-
-function factsOfHandler(handler: Handler): Facts {
-  let known = described.get(handler);
-  if (known === undefined) {
-    const { stmts, temps } = handler.describe();
-    known = facts(stmts, temps);
-    described.set(handler, known);
-  }
-  return known;
-}
-
 /** A function's body under way: an instruction's own, or one inlined in it. */
 interface Frame {
   readonly facts: Facts;
@@ -135,8 +69,6 @@ interface Frame {
   readonly base: number;
   /** Temps that stand for an expression. */
   readonly values: Map<number, Node>;
-  /** Rewritten expressions, as long as no local changes under them. */
-  readonly memo: Map<Node, Node>;
   readonly label: Label;
   /** Of an inlined function: the temp of its result; of an instruction -1. */
   readonly result: number;
@@ -239,8 +171,6 @@ class BlockSpecializer {
   /** Temps that alias a local, by local: they need a copy before it changes. */
   #aliases = new Map<number, { frame: Frame; id: number }[]>();
   #isEager = false;
-  /** Conditions, loops and blocks around the current statement. */
-  #depth = 0;
 
   constructor(region: RegionFacts, block: Block, flagKind: number | undefined) {
     this.#region = region;
@@ -313,7 +243,7 @@ class BlockSpecializer {
     this.#aliases.clear();
     const known = factsOfHandler(handler);
     let falls = true;
-    if (!handler.hot && known.size > MAX_INLINE) falls = this.#callHandler();
+    if (isCalled(handler)) falls = this.#callHandler();
     else {
       this.#isEager = known.storesUnderCondition;
       const frame = this.#enter(known, -1, undefined);
@@ -341,7 +271,8 @@ class BlockSpecializer {
   #callHandler(): boolean {
     const { uop } = this.#op;
     const id = this.#region.temps++;
-    this.#call(callHandler, [i32(uop.handler), i32(uop.copy)], id, ANY_EFFECTS, this.#out);
+    const { effects } = factsOfHandler(this.#op.handler);
+    this.#call(callHandler, [i32(uop.handler), i32(uop.copy)], id, effects, this.#out);
     const result: Node = { k: "temp", type: "i32", id };
     this.#out.push({
       s: "if",
@@ -368,7 +299,6 @@ class BlockSpecializer {
       facts: known,
       base,
       values: new Map(),
-      memo: new Map(),
       label: { kind: "block" },
       result,
       resultType,
@@ -395,20 +325,10 @@ class BlockSpecializer {
       case "uop":
         return i32(this.#op.uop.copy);
     }
-    const known = frame.memo.get(node);
-    if (known !== undefined) return known;
-    let made: Node;
-    if (node.k === "op") {
-      const args = node.args.map((arg) => this.#node(arg));
-      made = fold({ ...node, args });
-    } else {
-      const cond = this.#node(node.cond);
-      const yes = this.#node(node.yes);
-      const no = this.#node(node.no);
-      made = cond.k === "const" ? (Number(cond.value) !== 0 ? yes : no) : { ...node, cond, yes, no };
-    }
-    frame.memo.set(node, made);
-    return made;
+    if (node.k === "op") return fold({ ...node, args: node.args.map((arg) => this.#node(arg)) });
+    const cond = this.#node(node.cond);
+    if (cond.k === "const") return this.#node(Number(cond.value) !== 0 ? node.yes : node.no);
+    return { ...node, cond, yes: this.#node(node.yes), no: this.#node(node.no) };
   }
 
   #uopField(offset: number, load: LoadName): number {
@@ -444,11 +364,8 @@ class BlockSpecializer {
     this.#aliases.delete(reg);
     const id = this.#region.temps++;
     out.push({ s: "set", id, type: REG_TYPES[reg]!, value: local(reg) });
-    for (const alias of list) {
-      alias.frame.values.set(alias.id, { k: "temp", type: REG_TYPES[reg]!, id });
-      alias.frame.memo.clear();
-    }
-    this.#frame.memo.clear();
+    const copy: Node = { k: "temp", type: REG_TYPES[reg]!, id };
+    for (const alias of list) alias.frame.values.set(alias.id, copy);
   }
 
   #assign(reg: number, value: Node, out: Stmt[]): void {
@@ -535,14 +452,9 @@ class BlockSpecializer {
       const place = placeAt(at.constant + stmt.offset);
       if (place.kind === "gpr" || (place.kind === "field" && place.reg >= Reg.FLAG_KIND)) {
         const whole = place.kind === "field" || (stmt.op === "i64.store" && place.byte === 0);
-        let named = value;
-        if (value.k === "op" || value.k === "select") {
-          const id = this.#region.temps++;
-          out.push({ s: "set", id, type: value.type, value });
-          named = { k: "temp", type: value.type, id };
-        }
+        // Worked out before the local changes, which it may read.
+        const named = this.#aliases.has(place.reg) ? this.#name(value, out) : value;
         this.#release(place.reg, out);
-        if (named !== value && this.#depth === 0) this.#frame.memo.set(stmt.value, named);
         const final = whole ? named : insertPart(stmt.op, place.reg, (place as { byte: number }).byte, named);
         this.#assign(place.reg, final, out);
         return;
@@ -551,6 +463,14 @@ class BlockSpecializer {
     } else if (at !== undefined && at.constant + stmt.offset < FIRST_INDEXED)
       throw new Error(`${this.#op.handler.name}: a register by an index`);
     out.push({ s: "store", op: stmt.op, address, offset: stmt.offset, value });
+  }
+
+  /** `value` under a name of its own, if it is more than that. */
+  #name(value: Node, out: Stmt[]): Node {
+    if (value.k !== "op" && value.k !== "select") return value;
+    const id = this.#region.temps++;
+    out.push({ s: "set", id, type: value.type, value });
+    return { k: "temp", type: value.type, id };
   }
 
   #call(fn: Fn, args: Node[], id: number | undefined, effects: Readonly<Effects>, out: Stmt[]): void {
@@ -577,9 +497,9 @@ class BlockSpecializer {
   /** Puts a function's body in place of its call. */
   #inline(stmt: Stmt & { s: "call" }, out: Stmt[]): void {
     const outer = this.#frame;
-    const args = stmt.args.map((arg) => this.#node(arg));
+    const args = stmt.args.map((arg) => this.#name(this.#node(arg), out));
     const { stmts, temps } = stmt.fn.body!();
-    const known = facts(stmts, temps);
+    const known = factsOf(stmts, temps);
     const result = this.#region.temps++;
     const frame = this.#enter(known, result, stmt.fn.result);
     args.forEach((arg, i) => {
@@ -599,14 +519,6 @@ class BlockSpecializer {
   // ---- statements
 
   /** Rewrites `stmts` into `out`; `isTail`: behind them comes the frame's end. Whether control gets there. */
-  /** The same for a list within another. */
-  #inner(stmts: readonly Stmt[], out: Stmt[], isTail: boolean): boolean {
-    this.#depth++;
-    const falls = this.#list(stmts, out, isTail);
-    this.#depth--;
-    return falls;
-  }
-
   #list(stmts: readonly Stmt[], out: Stmt[], isTail: boolean): boolean {
     for (let i = 0; i < stmts.length; i++)
       if (!this.#stmt(stmts[i]!, out, isTail && i === stmts.length - 1)) return false;
@@ -640,7 +552,7 @@ class BlockSpecializer {
       case "loop": {
         this.#kind = undefined;
         const body: Stmt[] = [];
-        this.#inner(stmt.body, body, false);
+        this.#list(stmt.body, body, false);
         this.#kind = undefined;
         out.push({ s: "loop", label: stmt.label, body });
         return true;
@@ -648,7 +560,7 @@ class BlockSpecializer {
       case "block": {
         const writes = this.#kindWrites;
         const body: Stmt[] = [];
-        this.#inner(stmt.body, body, false);
+        this.#list(stmt.body, body, false);
         if (this.#kindWrites !== writes) this.#kind = undefined;
         out.push({ s: "block", label: stmt.label, body });
         return true;
@@ -699,11 +611,11 @@ class BlockSpecializer {
     if (cond.k === "const") return this.#list(Number(cond.value) !== 0 ? stmt.yes : stmt.no, out, isTail);
     const before = this.#kind;
     const yes: Stmt[] = [];
-    const yesFalls = this.#inner(stmt.yes, yes, isTail);
+    const yesFalls = this.#list(stmt.yes, yes, isTail);
     const afterYes = this.#kind;
     this.#kind = before;
     const no: Stmt[] = [];
-    const noFalls = this.#inner(stmt.no, no, isTail);
+    const noFalls = this.#list(stmt.no, no, isTail);
     if (yesFalls) this.#kind = noFalls && this.#kind !== afterYes ? undefined : afterYes;
     out.push({ s: "if", cond, yes, no, likely: stmt.likely });
     return yesFalls || noFalls;
@@ -718,7 +630,7 @@ class BlockSpecializer {
     const rewrite = (list: Stmt[]): Stmt[] => {
       this.#kind = before;
       const body: Stmt[] = [];
-      this.#inner(list, body, false);
+      this.#list(list, body, false);
       return body;
     };
     out.push({ s: "switch", index, cases: stmt.cases.map(rewrite), default: rewrite(stmt.default) });
@@ -777,32 +689,27 @@ const isNegative = (node: Node): Node => op("i32", "i32.lt_s", node, i32(0));
 
 /** `load` of a part of a general register. */
 function gprPart(load: LoadName, reg: number, byte: number): Node {
+  const { type, bytes } = LOADS[load];
+  if (type !== "i64" && type !== "i32") throw new Error(`a general register by ${load}`);
+  const signed = load.endsWith("_s");
   const shifted = op("i64", "i64.shr_u", local(reg), i64(BigInt(8 * byte)));
-  switch (load) {
-    case "i64.load8_u":
-      return op("i64", "i64.and", shifted, i64(0xffn));
-    case "i64.load16_u":
-      return op("i64", "i64.and", shifted, i64(0xffffn));
-    case "i64.load32_u":
-      return op("i64", "i64.and", shifted, i64(LOW32));
-    case "i32.load":
-      return op("i32", "i32.wrap_i64", shifted);
-    case "i32.load8_u":
-      return op("i32", "i32.and", op("i32", "i32.wrap_i64", shifted), i32(0xff));
-    case "i32.load16_u":
-      return op("i32", "i32.and", op("i32", "i32.wrap_i64", shifted), i32(0xffff));
-    default:
-      throw new Error(`a general register by ${load}`);
-  }
+  if (bytes === 8) return shifted;
+  const bits = 8 * bytes;
+  const part = signed
+    ? op("i64", `i64.extend${bits}_s`, shifted)
+    : op("i64", "i64.and", shifted, i64((1n << BigInt(bits)) - 1n));
+  return type === "i64" ? part : op("i32", "i32.wrap_i64", part);
 }
 
 /** Local `reg` with a part replaced, as `store` would. */
-function insertPart(store: string, reg: number, byte: number, value: Node): Node {
-  const bits = { "i64.store8": 8n, "i64.store16": 16n, "i64.store32": 32n }[store];
-  if (bits === undefined) throw new Error(`a general register by ${store}`);
+function insertPart(store: StoreName, reg: number, byte: number, value: Node): Node {
+  const bits = BigInt(8 * STORES[store].bytes);
+  const wide = value.type === "i32" ? op("i64", "i64.extend_i32_u", value) : value;
+  if (wide.type !== "i64" || bits + BigInt(8 * byte) > 64n)
+    throw new Error(`a general register by ${store} at ${byte}`);
   const mask = (1n << bits) - 1n;
   const shift = BigInt(8 * byte);
   const kept = op("i64", "i64.and", local(reg), i64(~(mask << shift)));
-  const part = op("i64", "i64.shl", op("i64", "i64.and", value, i64(mask)), i64(shift));
+  const part = op("i64", "i64.shl", op("i64", "i64.and", wide, i64(mask)), i64(shift));
   return op("i64", "i64.or", kept, part);
 }
