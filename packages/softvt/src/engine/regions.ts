@@ -9,8 +9,10 @@ type Compiler = typeof import("../region/index.ts");
 const PAGE_BYTES = 4096;
 const MODE_BITS = 5;
 const MAX_ENTRIES = 1 << REGION_ENTRY_BITS;
-/** Samples of a page after which it is compiled again, each time this many times more. */
-const BACKOFF = 2;
+/** Each time that a page is compiled it takes so many times more samples until the next. */
+const BACKOFF = 1.5;
+/** Regions made at once of one page. */
+const MAX_REGIONS = 4;
 
 /** When code is compiled. */
 export interface RegionOptions {
@@ -42,17 +44,22 @@ export interface RegionStats {
 interface HotPage {
   readonly page: number;
   readonly mode: number;
-  readonly seeds: Set<number>;
+  /** Where slices ended since it was compiled last: offset in the page → how often. */
+  seeds: Map<number, number>;
   samples: number;
   threshold: number;
-  region: Region | undefined;
-  isCompiling: boolean;
+  readonly regions: Set<Region>;
+  isQueued: boolean;
 }
 
 interface Region {
   readonly hot: HotPage;
+  /** Offsets in the page that it was grown from. */
+  readonly seeds: readonly number[];
+  /** What it takes the place of. */
+  readonly replaces: Region | undefined;
   /** Micro-ops of its instructions. */
-  readonly uops: readonly number[];
+  readonly uops: ReadonlySet<number>;
   readonly entries: readonly ({ readonly uop: number } & Replaced)[];
   /** Its place in the tables; -1 until it is installed. */
   slot: number;
@@ -120,9 +127,10 @@ export class Regions implements CodeCacheObserver {
     const uop = this.#cache.find(host, mode);
     if (uop === 0 || this.#replaced.has(uop)) return;
     const hot = this.#hotPage(host, mode);
-    hot.seeds.add(host & (PAGE_BYTES - 1));
-    if (++hot.samples < hot.threshold || hot.isCompiling) return;
-    hot.isCompiling = true;
+    const pos = host & (PAGE_BYTES - 1);
+    hot.seeds.set(pos, (hot.seeds.get(pos) ?? 0) + 1);
+    if (++hot.samples < hot.threshold || hot.isQueued) return;
+    hot.isQueued = true;
     this.#queue.push(hot);
     if (this.#compiler === undefined)
       this.#loading ??= import("../region/index.ts").then((compiler) => {
@@ -136,11 +144,14 @@ export class Regions implements CodeCacheObserver {
   promote(host: number, mode: number): void {
     if (this.#options.hotSamples !== 0 || this.#compiler === undefined) return;
     const hot = this.#hotPage(host, mode);
-    hot.seeds.add(host & (PAGE_BYTES - 1));
+    hot.seeds.set(host & (PAGE_BYTES - 1), 1);
     const made = this.#prepare(hot);
-    if (made === undefined) return;
-    const bytes = this.#compiler.compileRegions([made.source]);
-    this.#install([made.region], new WebAssembly.Module(bytes));
+    if (made.length === 0) return;
+    const bytes = this.#compiler.compileRegions(made.map(({ source }) => source));
+    this.#install(
+      made.map(({ region }) => region),
+      new WebAssembly.Module(bytes),
+    );
   }
 
   #hotPage(host: number, mode: number): HotPage {
@@ -149,7 +160,7 @@ export class Regions implements CodeCacheObserver {
     let hot = this.#hot.get(key);
     if (hot === undefined) {
       const threshold = this.#options.hotSamples;
-      hot = { page, mode, seeds: new Set(), samples: 0, threshold, region: undefined, isCompiling: false };
+      hot = { page, mode, seeds: new Map(), samples: 0, threshold, regions: new Set(), isQueued: false };
       this.#hot.set(key, hot);
     }
     return hot;
@@ -157,7 +168,7 @@ export class Regions implements CodeCacheObserver {
 
   #compileQueue(): void {
     if (this.#isClosed) return;
-    const made = this.#queue.flatMap((hot) => this.#prepare(hot) ?? []);
+    const made = this.#queue.flatMap((hot) => this.#prepare(hot));
     this.#queue = [];
     if (made.length === 0) return;
     const bytes = this.#compiler!.compileRegions(made.map(({ source }) => source));
@@ -171,13 +182,36 @@ export class Regions implements CodeCacheObserver {
     });
   }
 
-  /** The graph of a hot page, and the region that is to come of it; `undefined` where there is nothing to compile. */
-  #prepare(hot: HotPage): { source: RegionSource; region: Region } | undefined {
-    const compiler = this.#compiler!;
+  /** What is to be compiled of a hot page: regions around where slices ended, the hottest place first. */
+  #prepare(hot: HotPage): { source: RegionSource; region: Region }[] {
+    const seeds = [...hot.seeds].sort(([, a], [, b]) => b - a).map(([pos]) => pos);
+    hot.seeds = new Map();
     hot.samples = 0;
     hot.threshold *= BACKOFF;
-    hot.isCompiling = false;
-    const graph = compiler.buildGraph(this.#reader(hot), compiler.allHandlers(), this.#special, hot.seeds);
+    hot.isQueued = false;
+    const made: { source: RegionSource; region: Region }[] = [];
+    const base = hot.page * PAGE_BYTES;
+    for (const seed of seeds) {
+      const uop = this.#cache.find(base + seed, hot.mode);
+      if (uop === 0 || this.#replaced.has(uop) || made.some(({ region }) => region.uops.has(uop))) continue;
+      // A place within a region that was not an entry becomes one, and so do the others there.
+      const replaces = [...hot.regions].find((region) => region.uops.has(uop));
+      const also = replaces ? seeds.filter((pos) => replaces.uops.has(this.#cache.find(base + pos, hot.mode))) : [];
+      const region = this.#prepareRegion(hot, [seed, ...(replaces?.seeds ?? []), ...also], replaces);
+      if (region !== undefined) made.push(region);
+      if (made.length === MAX_REGIONS) break;
+    }
+    return made;
+  }
+
+  #prepareRegion(
+    hot: HotPage,
+    seeds: readonly number[],
+    replaces: Region | undefined,
+  ): { source: RegionSource; region: Region } | undefined {
+    const compiler = this.#compiler!;
+    const reader = this.#reader(hot, replaces);
+    const graph = compiler.buildGraph(reader, compiler.allHandlers(), this.#special, seeds);
     const starts = graph.blocks.filter((block) => block.isEntry);
     if (starts.length === 0 || starts.length > MAX_ENTRIES) return undefined;
     const entries: ({ uop: number } & Replaced)[] = [];
@@ -188,17 +222,20 @@ export class Regions implements CodeCacheObserver {
       const word = uop.bytes.getInt32(REGION_WORD_OFFSET, true);
       entries.push({ uop: uop.address, handler: uop.handler, word, copy: uop.copy });
     }
-    const uops = graph.blocks.flatMap(({ ops }) => ops.map(({ uop }) => uop.address));
-    const region: Region = { hot, uops, entries, slot: -1, isDead: false };
+    const uops = new Set(graph.blocks.flatMap(({ ops }) => ops.map(({ uop }) => uop.address)));
+    const region: Region = { hot, seeds, replaces, uops, entries, slot: -1, isDead: false };
+    hot.regions.add(region);
     const list = this.#byPage.get(hot.page);
     if (list === undefined) this.#byPage.set(hot.page, [region]);
     else list.push(region);
     this.stats.compiled++;
-    this.stats.instructions += uops.length;
-    return { source: { mode: hot.mode, graph }, region };
+    this.stats.instructions += uops.size;
+    const name = `region ${hot.page.toString(16)}`;
+    return { source: { name, mode: hot.mode, graph }, region };
   }
 
-  #reader(hot: HotPage): CodeReader {
+  /** The page's code without what other regions hold: they go on where this one ends. */
+  #reader(hot: HotPage, replaces: Region | undefined): CodeReader {
     const base = hot.page * PAGE_BYTES;
     const uop = (address: number): Uop => {
       const bytes = this.#bytes.slice(address, address + UOP_BYTES);
@@ -215,7 +252,10 @@ export class Regions implements CodeCacheObserver {
       uopAt: (pos) => {
         // What follows the page in the arena is not what follows it in the guest's address space.
         const address = pos < PAGE_BYTES ? this.#cache.find(base + pos, hot.mode) : 0;
-        return address === 0 ? undefined : uop(address);
+        if (address === 0) return undefined;
+        const isTaken =
+          this.#replaced.has(address) && !replaces?.entries.some((entry) => entry.uop === address);
+        return isTaken ? undefined : uop(address);
       },
       isLookedUp: (pos) => this.#cache.isLookedUp(base + pos, hot.mode),
     };
@@ -226,15 +266,15 @@ export class Regions implements CodeCacheObserver {
     const exports = this.#hosts.map((host) => host.instantiate(module));
     regions.forEach((region, index) => {
       if (region.isDead) return;
-      const { hot } = region;
-      if (hot.region !== undefined) this.#drop(hot.region);
-      hot.region = region;
+      if (region.replaces !== undefined) this.#drop(region.replaces);
       region.slot = this.#freeSlots.pop() ?? this.#slots++;
       this.#hosts.forEach(({ table }, i) => {
         while (table.length <= region.slot) table.grow(Math.max(64, table.length));
         table.set(region.slot, exports[i]![this.#compiler!.regionName(index)]);
       });
       region.entries.forEach(({ uop, handler, word, copy }, entry) => {
+        // Two regions compiled at the same time may have an entry in common: it stays the first one's.
+        if (this.#replaced.has(uop)) return;
         this.#replaced.set(uop, { handler, word, copy });
         this.#view.setUint16(uop, this.#special.region, true);
         this.#view.setInt32(uop + REGION_WORD_OFFSET, entry | (region.slot << REGION_ENTRY_BITS), true);
@@ -247,13 +287,16 @@ export class Regions implements CodeCacheObserver {
     if (region.isDead) return;
     region.isDead = true;
     const { hot } = region;
-    if (hot.region === region) hot.region = undefined;
+    hot.regions.delete(region);
     const list = this.#byPage.get(hot.page);
     list?.splice(list.indexOf(region), 1);
     if (list?.length === 0) this.#byPage.delete(hot.page);
     if (region.slot < 0) return;
     this.stats.dropped++;
     for (const { uop, handler, word } of region.entries) {
+      // Not its own, or overwritten by now.
+      if (this.#view.getInt32(uop + REGION_WORD_OFFSET, true) >>> REGION_ENTRY_BITS !== region.slot) continue;
+      if (this.#view.getUint16(uop, true) !== this.#special.region) continue;
       this.#view.setUint16(uop, handler, true);
       this.#view.setInt32(uop + REGION_WORD_OFFSET, word, true);
       this.#replaced.delete(uop);
@@ -264,7 +307,9 @@ export class Regions implements CodeCacheObserver {
 
   forgotten(page: number, first: number, last: number): void {
     for (const region of [...(this.#byPage.get(page) ?? [])]) {
-      if (!region.uops.some((uop) => uop >= first && uop < last)) continue;
+      let isHit = false;
+      for (let uop = first; uop < last && !isHit; uop += UOP_BYTES) isHit = region.uops.has(uop);
+      if (!isHit) continue;
       this.#drop(region);
       for (const host of this.#hosts) host.setStale();
     }

@@ -3,7 +3,7 @@ import type { Fn, Stmt } from "../ir/ir.ts";
 import { ByteWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import type { WasmType } from "../wasm/opcodes.ts";
 import { ControlFlow } from "./control.ts";
-import type { RegionGraph } from "./graph.ts";
+import type { Block, RegionGraph } from "./graph.ts";
 import { REG_TYPES, Reg } from "./layout.ts";
 import {
   type BlockCode,
@@ -16,6 +16,8 @@ import {
 
 /** A region to compile: the code of one page, for one value of `Cpu.MODE`. */
 export interface RegionSource {
+  /** For profilers. */
+  readonly name: string;
   readonly mode: number;
   readonly graph: RegionGraph;
 }
@@ -38,8 +40,8 @@ export function compileRegions(sources: readonly RegionSource[]): Uint8Array<Arr
   const module = new ModuleBuilder();
   for (const { name, params, result } of imports)
     module.importFunction(name, { params, results: result === undefined ? [] : [result] });
-  const indices = bodies.map((_, i) =>
-    module.declare({ params: ["i32", "i32"], results: ["i32"] }, regionName(i)),
+  const indices = sources.map(({ name }) =>
+    module.declare({ params: ["i32", "i32"], results: ["i32"] }, name),
   );
   bodies.forEach(({ locals, code }, i) => {
     module.define(indices[i]!, locals, code);
@@ -76,9 +78,32 @@ class RegionCompiler {
     this.#functionIndex = functionIndex;
     this.#facts = new RegionFacts(source.mode, source.graph);
     const { blocks } = source.graph;
-    for (const block of blocks) this.#codes.push(specializeBlock(this.#facts, block, undefined));
+    this.#specialize(source.graph);
     const entries = blocks.filter(({ isEntry }) => isEntry).map(({ index }) => index);
     this.#flow = new ControlFlow(this.#codes, entries);
+  }
+
+  /** Specializes all blocks; one with a single way in knows the flags' kind that its predecessor leaves. */
+  #specialize({ blocks, at }: RegionGraph): void {
+    const predecessors = blocks.map((): Block[] => []);
+    for (const block of blocks) {
+      const last = block.ops[block.ops.length - 1]!;
+      for (const pos of [last.target, last.falls]) {
+        const to = pos === undefined ? undefined : at.get(pos);
+        if (to !== undefined) predecessors[to.index]!.push(block);
+      }
+    }
+    const begun = new Set<Block>();
+    const visit = (block: Block): void => {
+      if (begun.has(block)) return;
+      begun.add(block);
+      const [before, ...others] = predecessors[block.index]!;
+      const isAlone = !block.isEntry && before !== undefined && others.length === 0;
+      if (isAlone) visit(before);
+      const flagKind = isAlone ? this.#codes[before.index]?.flagKind : undefined;
+      this.#codes[block.index] = specializeBlock(this.#facts, block, flagKind);
+    };
+    blocks.forEach(visit);
   }
 
   compile(): { locals: readonly WasmType[]; code: Uint8Array } {

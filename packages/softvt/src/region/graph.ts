@@ -1,5 +1,5 @@
 import type { Handler } from "../isa/handlers.ts";
-import { isLeft } from "./facts.ts";
+import { factsOfHandler, isLeft } from "./facts.ts";
 
 const PAGE_BYTES = 4096;
 
@@ -58,8 +58,12 @@ export interface RegionGraph {
   readonly at: ReadonlyMap<number, Block>;
 }
 
-/** The most instructions of a region. */
-const MAX_OPS = 1200;
+/**
+ * The most statements of a region's descriptions. They become some 9 bytes of WebAssembly each; V8 gives functions of
+ * more than 8,192 virtual registers, about 50 KB, to a register allocator that spills nearly everything
+ * (`turbo_use_mid_tier_regalloc_for_huge_functions`): measured, twice the machine code and half the speed.
+ */
+const MAX_STATEMENTS = 4000;
 
 /** The blocks that control reaches from `seeds` (offsets in the page) without leaving it. */
 export function buildGraph(
@@ -71,13 +75,16 @@ export function buildGraph(
   const ops = new Map<number, Op>();
   const entries = new Set<number>();
   const leaders = new Set<number>();
-  const work: number[] = [];
-  const lead = (pos: number, isEntry: boolean): void => {
+  // Code that is called comes last: its return leaves the region anyway.
+  const near: number[] = [];
+  const far: number[] = [];
+  const lead = (pos: number, isEntry: boolean, work = near): void => {
     leaders.add(pos);
     if (isEntry) entries.add(pos);
     work.push(pos);
   };
   for (const seed of seeds) lead(seed, true);
+  let statements = 0;
 
   const read = (pos: number): Op | undefined => {
     const uop = reader.uopAt(pos);
@@ -114,13 +121,14 @@ export function buildGraph(
     };
   };
 
-  for (let start = work.pop(); start !== undefined; start = work.pop()) {
+  for (let start = near.shift() ?? far.shift(); start !== undefined; start = near.shift() ?? far.shift()) {
     for (let pos: number | undefined = start; pos !== undefined; ) {
-      if (ops.has(pos) || ops.size >= MAX_OPS) break;
+      if (ops.has(pos) || statements >= MAX_STATEMENTS) break;
       const op = read(pos);
       if (op === undefined) break;
       ops.set(pos, op);
-      if (op.target !== undefined) lead(op.target, false);
+      statements += factsOfHandler(op.handler).size;
+      if (op.target !== undefined) lead(op.target, false, op.returnsTo === undefined ? near : far);
       if (op.returnsTo !== undefined) lead(op.returnsTo, true);
       if (op.falls !== undefined && (op.target !== undefined || op.isChecked)) leaders.add(op.falls);
       // A loop's start is an entry: a slice that ends there goes on there.
