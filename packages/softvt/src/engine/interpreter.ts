@@ -6,7 +6,7 @@ import type { Ending, Fn, Node, UopField } from "../ir/ir.ts";
 import type { HandlerTable } from "../isa/handlers.ts";
 import { ByteWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import { LOADS, type WasmType } from "../wasm/opcodes.ts";
-import { LOCALS, Local, lookupPart, slowPart } from "./dispatcher.ts";
+import { afterRegionPart, LOCALS, Local, lookupPart, slowPart } from "./dispatcher.ts";
 import { CALL_HANDLER, REGION_ENTRY_BITS, REGION_TABLE, REGION_WORD_OFFSET } from "./names.ts";
 
 /**
@@ -244,7 +244,7 @@ function emitRun(
 ): void {
   // Local 0 is the budget; LOCALS[1..] follow, with CPU at its own place among them.
   const code = new RunCode(functionIndex);
-  const regionType = module.typeIndex(REGION_SIGNATURE);
+  const region = { type: module.typeIndex(REGION_SIGNATURE), handler: handlers.special.region };
   const { out } = code;
   code.get(Local.BUDGET);
   code.set(Local.LEFT);
@@ -289,7 +289,7 @@ function emitRun(
       stmts,
       temps,
       [],
-      code.target((how, depth, value) => endCase(code, how, depth + open, regionType, value)),
+      code.target((how, depth, value) => endCase(code, how, depth + open, region, value)),
     );
   }
   out.u8(0x0b);
@@ -336,7 +336,7 @@ function endCase(
   code: Code,
   how: Ending,
   base: number,
-  regionType: number,
+  region: { readonly type: number; readonly handler: number },
   value: (node: Node) => void,
 ): void {
   /** LEFT = LIMIT - UOP - bytes. */
@@ -412,6 +412,7 @@ function endCase(
     case "region": {
       account(0);
       code.set(Local.LEFT);
+      code.out.raw([0x03, 0x40]);
       code.storeCpu(Cpu.REGION_STALE, () => code.i32(0));
       code.get(Local.LEFT);
       code.get(Local.UOP);
@@ -423,32 +424,17 @@ function endCase(
       code.i32(REGION_ENTRY_BITS);
       code.op(SHR_U);
       code.out.u8(0x11);
-      code.out.u32(regionType);
+      code.out.u32(region.type);
       code.out.u8(0x01);
       code.set(Local.LEFT);
-      code.get(Local.CPU);
-      code.loadI32(Cpu.EVENT);
-      code.out.raw([0x04, 0x40]);
-      code.get(Local.CPU);
-      code.loadI32(Cpu.REGION_UOP);
-      code.set(Local.UOP);
-      code.br(base + 1 + SLOW);
+      const after = afterRegionPart(region.handler);
+      const depths = { region: 0, dispatch: 1 + DISPATCH, lookup: 1 + LOOKUP, slow: 1 + SLOW, exit: 1 + SLOW + 1 };
+      const parts = code.target((how, depth) => {
+        if (how.kind !== "part") throw new Error(`the dispatcher cannot end by ${how.kind}`);
+        code.br(depth + depths[how.part] + (how.part === "region" ? 0 : base));
+      });
+      emit(after.stmts, after.temps, LOCALS, parts);
       code.out.u8(0x0b);
-      code.get(Local.CPU);
-      code.loadI32(Cpu.REGION_UOP);
-      code.tee(Local.UOP);
-      code.out.raw([0x04, 0x40]);
-      code.get(Local.UOP);
-      code.get(Local.LEFT);
-      code.op(ADD);
-      code.set(Local.LIMIT);
-      code.br(base + 1 + DISPATCH);
-      code.out.u8(0x0b);
-      code.get(Local.CPU);
-      code.out.raw([0x29, 0x00]);
-      code.out.u32(Cpu.RIP);
-      code.set(Local.RIP);
-      code.br(base + LOOKUP);
       return;
     }
     case "edge":

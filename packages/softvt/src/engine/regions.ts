@@ -23,6 +23,19 @@ export interface RegionOptions {
   readonly hotSamples: number;
 }
 
+/** A place in code. */
+export interface CodePlace {
+  /** Its arena address. */
+  readonly host: number;
+  /** As `Cpu.MODE`. */
+  readonly mode: number;
+  /**
+   * Arena address of the page whose linear address is `offset` (a multiple of 4096) from that of the place's own page;
+   * 0 where that is not known.
+   */
+  pageAt(offset: number): number;
+}
+
 /** One vCPU's side: an instance of each module, in its table. */
 export interface RegionHost {
   readonly table: WebAssembly.Table;
@@ -48,13 +61,12 @@ interface HotPage {
   seeds: Map<number, number>;
   samples: number;
   threshold: number;
-  readonly regions: Set<Region>;
-  isQueued: boolean;
 }
 
 interface Region {
-  readonly hot: HotPage;
-  /** Offsets in the page that it was grown from. */
+  /** Its pages: arena page number → offset from its home. */
+  readonly pages: ReadonlyMap<number, number>;
+  /** Offsets from its home page that it was grown from. */
   readonly seeds: readonly number[];
   /** What it takes the place of. */
   readonly replaces: Region | undefined;
@@ -64,6 +76,11 @@ interface Region {
   /** Its place in the tables; -1 until it is installed. */
   slot: number;
   isDead: boolean;
+}
+
+interface Prepared {
+  readonly source: RegionSource;
+  readonly region: Region;
 }
 
 /** What stood at a micro-op before it became a region's entry. */
@@ -93,7 +110,7 @@ export class Regions implements CodeCacheObserver {
   #slots = 0;
   #compiler: Compiler | undefined;
   #loading: Promise<void> | undefined;
-  #queue: HotPage[] = [];
+  #queue: Prepared[] = [];
   #isClosed = false;
 
   constructor(
@@ -121,31 +138,33 @@ export class Regions implements CodeCacheObserver {
     this.#queue = [];
   }
 
-  /** A slice ended at arena address `host`: the more often, the hotter. */
-  sample(host: number, mode: number): void {
+  /** A slice ended at a place: the more often, the hotter. */
+  sample(place: CodePlace): void {
     if (this.#options.hotSamples === 0) return;
+    const { host, mode } = place;
     const uop = this.#cache.find(host, mode);
     if (uop === 0 || this.#replaced.has(uop)) return;
     const hot = this.#hotPage(host, mode);
     const pos = host & (PAGE_BYTES - 1);
     hot.seeds.set(pos, (hot.seeds.get(pos) ?? 0) + 1);
-    if (++hot.samples < hot.threshold || hot.isQueued) return;
-    hot.isQueued = true;
-    this.#queue.push(hot);
-    if (this.#compiler === undefined)
+    if (++hot.samples < hot.threshold) return;
+    if (this.#compiler === undefined) {
       this.#loading ??= import("../region/index.ts").then((compiler) => {
         this.#compiler = compiler;
-        this.#compileQueue();
       });
-    else if (this.#queue.length === 1) queueMicrotask(() => this.#compileQueue());
+      return;
+    }
+    const wasEmpty = this.#queue.length === 0;
+    this.#queue.push(...this.#prepare(hot, place));
+    if (wasEmpty) queueMicrotask(() => this.#compileQueue());
   }
 
-  /** Compiles the code at arena address `host` now, where everything is to be. */
-  promote(host: number, mode: number): void {
+  /** Compiles the code at a place now, where everything is to be. */
+  promote(place: CodePlace): void {
     if (this.#options.hotSamples !== 0 || this.#compiler === undefined) return;
-    const hot = this.#hotPage(host, mode);
-    hot.seeds.set(host & (PAGE_BYTES - 1), 1);
-    const made = this.#prepare(hot);
+    const hot = this.#hotPage(place.host, place.mode);
+    hot.seeds.set(place.host & (PAGE_BYTES - 1), 1);
+    const made = this.#prepare(hot, place);
     if (made.length === 0) return;
     const bytes = this.#compiler.compileRegions(made.map(({ source }) => source));
     this.#install(
@@ -160,7 +179,7 @@ export class Regions implements CodeCacheObserver {
     let hot = this.#hot.get(key);
     if (hot === undefined) {
       const threshold = this.#options.hotSamples;
-      hot = { page, mode, seeds: new Map(), samples: 0, threshold, regions: new Set(), isQueued: false };
+      hot = { page, mode, seeds: new Map(), samples: 0, threshold };
       this.#hot.set(key, hot);
     }
     return hot;
@@ -168,7 +187,7 @@ export class Regions implements CodeCacheObserver {
 
   #compileQueue(): void {
     if (this.#isClosed) return;
-    const made = this.#queue.flatMap((hot) => this.#prepare(hot));
+    const made = this.#queue.filter(({ region }) => !region.isDead);
     this.#queue = [];
     if (made.length === 0) return;
     const bytes = this.#compiler!.compileRegions(made.map(({ source }) => source));
@@ -183,21 +202,27 @@ export class Regions implements CodeCacheObserver {
   }
 
   /** What is to be compiled of a hot page: regions around where slices ended, the hottest place first. */
-  #prepare(hot: HotPage): { source: RegionSource; region: Region }[] {
+  #prepare(hot: HotPage, { pageAt }: CodePlace): Prepared[] {
     const seeds = [...hot.seeds].sort(([, a], [, b]) => b - a).map(([pos]) => pos);
     hot.seeds = new Map();
     hot.samples = 0;
     hot.threshold *= BACKOFF;
-    hot.isQueued = false;
-    const made: { source: RegionSource; region: Region }[] = [];
-    const base = hot.page * PAGE_BYTES;
+    const made: Prepared[] = [];
+    const uopAt = (pos: number): number => this.#cache.find(hot.page * PAGE_BYTES + pos, hot.mode);
     for (const seed of seeds) {
-      const uop = this.#cache.find(base + seed, hot.mode);
+      const uop = uopAt(seed);
       if (uop === 0 || this.#replaced.has(uop) || made.some(({ region }) => region.uops.has(uop))) continue;
       // A place within a region that was not an entry becomes one, and so do the others there.
-      const replaces = [...hot.regions].find((region) => region.uops.has(uop));
-      const also = replaces ? seeds.filter((pos) => replaces.uops.has(this.#cache.find(base + pos, hot.mode))) : [];
-      const region = this.#prepareRegion(hot, [seed, ...(replaces?.seeds ?? []), ...also], replaces);
+      const replaces = this.#byPage.get(hot.page)?.find((region) => region.uops.has(uop));
+      const page = replaces?.pages.get(hot.page) ?? 0;
+      const also = replaces ? seeds.filter((pos) => replaces.uops.has(uopAt(pos))) : [];
+      const all = [seed, ...also].map((pos) => page + pos);
+      const region = this.#prepareRegion(
+        hot.mode,
+        [...all, ...(replaces?.seeds ?? [])],
+        (offset) => pageAt(offset - page),
+        replaces,
+      );
       if (region !== undefined) made.push(region);
       if (made.length === MAX_REGIONS) break;
     }
@@ -205,12 +230,13 @@ export class Regions implements CodeCacheObserver {
   }
 
   #prepareRegion(
-    hot: HotPage,
+    mode: number,
     seeds: readonly number[],
+    pageAt: CodePlace["pageAt"],
     replaces: Region | undefined,
-  ): { source: RegionSource; region: Region } | undefined {
+  ): Prepared | undefined {
     const compiler = this.#compiler!;
-    const reader = this.#reader(hot, replaces);
+    const reader = this.#reader(mode, pageAt, replaces);
     const graph = compiler.buildGraph(reader, compiler.allHandlers(), this.#special, seeds);
     const starts = graph.blocks.filter((block) => block.isEntry);
     if (starts.length === 0 || starts.length > MAX_ENTRIES) return undefined;
@@ -223,20 +249,34 @@ export class Regions implements CodeCacheObserver {
       entries.push({ uop: uop.address, handler: uop.handler, word, copy: uop.copy });
     }
     const uops = new Set(graph.blocks.flatMap(({ ops }) => ops.map(({ uop }) => uop.address)));
-    const region: Region = { hot, seeds, replaces, uops, entries, slot: -1, isDead: false };
-    hot.regions.add(region);
-    const list = this.#byPage.get(hot.page);
-    if (list === undefined) this.#byPage.set(hot.page, [region]);
-    else list.push(region);
+    const pages = new Map([...graph.pages].map(([offset, address]) => [address >>> 12, offset]));
+    const region: Region = { pages, seeds, replaces, uops, entries, slot: -1, isDead: false };
+    for (const page of pages.keys()) {
+      const list = this.#byPage.get(page);
+      if (list === undefined) this.#byPage.set(page, [region]);
+      else list.push(region);
+    }
     this.stats.compiled++;
     this.stats.instructions += uops.size;
-    const name = `region ${hot.page.toString(16)}`;
-    return { source: { name, mode: hot.mode, graph }, region };
+    const name = `region ${[...pages.keys()].map((page) => page.toString(16)).join()}`;
+    return { source: { name, mode, graph }, region };
   }
 
-  /** The page's code without what other regions hold: they go on where this one ends. */
-  #reader(hot: HotPage, replaces: Region | undefined): CodeReader {
-    const base = hot.page * PAGE_BYTES;
+  /** Code without what other regions hold: they go on where this one ends. */
+  #reader(mode: number, pageAt: CodePlace["pageAt"], replaces: Region | undefined): CodeReader {
+    const pages = new Map<number, number>();
+    const pageAddress = (page: number): number => {
+      let address = pages.get(page);
+      if (address === undefined) {
+        address = pageAt(page);
+        pages.set(page, address);
+      }
+      return address;
+    };
+    const addressOf = (pos: number): number => {
+      const page = pageAddress(pos & -PAGE_BYTES);
+      return page === 0 ? 0 : page + (pos & (PAGE_BYTES - 1));
+    };
     const uop = (address: number): Uop => {
       const bytes = this.#bytes.slice(address, address + UOP_BYTES);
       const view = new DataView(bytes.buffer);
@@ -250,14 +290,18 @@ export class Regions implements CodeCacheObserver {
     return {
       uop,
       uopAt: (pos) => {
-        // What follows the page in the arena is not what follows it in the guest's address space.
-        const address = pos < PAGE_BYTES ? this.#cache.find(base + pos, hot.mode) : 0;
+        const host = addressOf(pos);
+        const address = host === 0 ? 0 : this.#cache.find(host, mode);
         if (address === 0) return undefined;
         const isTaken =
           this.#replaced.has(address) && !replaces?.entries.some((entry) => entry.uop === address);
         return isTaken ? undefined : uop(address);
       },
-      isLookedUp: (pos) => this.#cache.isLookedUp(base + pos, hot.mode),
+      isLookedUp: (pos) => {
+        const host = addressOf(pos);
+        return host !== 0 && this.#cache.isLookedUp(host, mode);
+      },
+      pageAddress,
     };
   }
 
@@ -286,11 +330,11 @@ export class Regions implements CodeCacheObserver {
   #drop(region: Region): void {
     if (region.isDead) return;
     region.isDead = true;
-    const { hot } = region;
-    hot.regions.delete(region);
-    const list = this.#byPage.get(hot.page);
-    list?.splice(list.indexOf(region), 1);
-    if (list?.length === 0) this.#byPage.delete(hot.page);
+    for (const page of region.pages.keys()) {
+      const list = this.#byPage.get(page)!;
+      list.splice(list.indexOf(region), 1);
+      if (list.length === 0) this.#byPage.delete(page);
+    }
     if (region.slot < 0) return;
     this.stats.dropped++;
     for (const { uop, handler, word } of region.entries) {

@@ -8,11 +8,11 @@ import {
   type EngineVm,
   type EngineVmOptions,
 } from "@skep/vcpu";
-import { ARENA_BYTES, Cpu, MAX_VCPUS, UOPS_BYTES, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
+import { ARENA_BYTES, Cpu, MAX_VCPUS, Mode, UOPS_BYTES, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
 import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
 import { CodeCache } from "./code-cache.ts";
 import { FEATURES } from "./features.ts";
-import { Regions, type RegionStats } from "./regions.ts";
+import { type CodePlace, Regions, type RegionStats } from "./regions.ts";
 import { type EngineCode, type EngineExports, loadEngine } from "./module.ts";
 import { type AllowedBits, SoftVcpu } from "./vcpu.ts";
 import { CpuView } from "./vcpu-state.ts";
@@ -126,13 +126,23 @@ class SoftVm implements EngineVm {
     const { arena } = this.#options.memory;
     const base = VCPUS + index * VCPU_BYTES;
     const cache = this.#cache;
+    const place = (host: number, mode: number): CodePlace => {
+      const base = cpu.get64(Cpu.RIP) - BigInt(host & 0xfff);
+      // Outside of 64-bit mode and flat segments what is a page's neighbour in RIP may be none.
+      const isLinear = (mode & Mode.FLAT) !== 0 || (mode & Mode.CODE_MASK) === Mode.CODE64;
+      const pageAt = (offset: number): number => {
+        if (offset === 0) return host - (host & 0xfff);
+        return isLinear ? exports.codeAddress(BigInt.asUintN(64, base + BigInt(offset))) >>> 0 : 0;
+      };
+      return { host, mode, pageAt };
+    };
     const random = new Uint32Array(2);
     const env = {
       memory: arena.memory,
       cpu: new WebAssembly.Global({ value: "i32", mutable: false }, base),
       decode: (host: number, mode: number) => {
         const uop = cache.decode(host >>> 0, mode);
-        this.#regions.promote(host >>> 0, mode);
+        this.#regions.promote(place(host >>> 0, mode));
         return uop;
       },
       decodeStraddling: (host: number, next: number, mode: number, uop: number) =>
@@ -156,7 +166,10 @@ class SoftVm implements EngineVm {
         new WebAssembly.Instance(module, { env: { ...instance.exports, ...env } }).exports,
       setStale: () => cpu.set32(Cpu.REGION_STALE, 1),
     });
-    const sample = (): void => this.#regions.sample(exports.codeAddress() >>> 0, cpu.get32(Cpu.MODE));
+    const sample = (): void => {
+      const host = exports.codeAddress(cpu.get64(Cpu.RIP)) >>> 0;
+      if (host !== 0) this.#regions.sample(place(host, cpu.get32(Cpu.MODE)));
+    };
     const vcpu = new SoftVcpu(index, cpu, exports, this.#allowed, sample);
     this.#vcpus[index] = vcpu;
     return vcpu;

@@ -95,7 +95,9 @@ export type Ending =
   /** Within a region only: take an edge of its control flow graph, by number. */
   | { readonly kind: "edge"; readonly edge: number }
   /** In the dispatcher itself only: go to one of its parts. */
-  | { readonly kind: "part"; readonly part: "slow" | "lookup" | "dispatch" | "exit" };
+  | { readonly kind: "part"; readonly part: DispatcherPart };
+
+export type DispatcherPart = "slow" | "lookup" | "dispatch" | "region" | "exit";
 
 /** The expressions of an ending. */
 export function endingNodes(how: Ending): readonly Node[] {

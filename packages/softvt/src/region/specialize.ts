@@ -1,4 +1,4 @@
-import { Cpu } from "../cpu/layout.ts";
+import { Cpu, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout.ts";
 import { UOP_FIELDS } from "../cpu/uop.ts";
 import { CALL_HANDLER } from "../engine/names.ts";
 import { fold } from "../ir/fold.ts";
@@ -202,7 +202,7 @@ class BlockSpecializer {
     const op = this.#op;
     const next = this.#region.graph.at.get(op.falls!);
     this.#out.push(this.#spend(this.#before));
-    if (next === undefined) {
+    if (next === undefined || (next.page !== this.#block.page && !op.isChecked)) {
       this.#out.push(set(Reg.UOP, i32(op.uop.address + 16 * op.slots)));
       return EXIT_EDGE;
     }
@@ -210,6 +210,7 @@ class BlockSpecializer {
       this.#out.push(set(Reg.RIP, this.#rip(next.pos)));
       this.#out.push(this.#exitIf(isNegative(local(Reg.LEFT))));
     }
+    this.#cross(next, this.#out);
     return this.#edge(next.index);
   }
 
@@ -219,7 +220,31 @@ class BlockSpecializer {
   }
 
   #rip(pos: number): Node {
-    return op("i64", "i64.add", local(Reg.RIP_BASE), i64(BigInt(pos)));
+    return op("i64", "i64.add", local(Reg.RIP_BASE), i64(BigInt(pos - this.#block.page)));
+  }
+
+  /**
+   * On the way to a block in another page: it must lie where it lay when the region was compiled, by the TLB; else
+   * the region is left. RIP holds the way's end.
+   */
+  #cross(to: Block, out: Stmt[]): void {
+    if (to.page === this.#block.page) return;
+    const base = this.#name(this.#rip(to.page), out);
+    const index = op("i32", "i32.wrap_i64", op("i64", "i64.shr_u", base, i64(7n)));
+    const offset = op("i32", "i32.and", index, i32((TLB_ENTRIES - 1) * TLB_ENTRY_BYTES));
+    this.#use(Reg.TLB);
+    const entry = this.#name(op("i32", "i32.add", local(Reg.TLB), offset), out);
+    const load = (type: "i32" | "i64", field: number): Node => {
+      const id = this.#region.temps++;
+      out.push({ s: "load", id, op: `${type}.load`, address: entry, offset: field });
+      return { k: "temp", type, id };
+    };
+    const tag = load("i64", TlbEntry.EXECUTE);
+    const addend = load("i32", TlbEntry.ADDEND);
+    const page = op("i32", "i32.add", op("i32", "i32.wrap_i64", base), addend);
+    const elsewhere = op("i32", "i32.ne", page, i32(this.#region.graph.pages.get(to.page)!));
+    out.push(this.#exitIf(op("i32", "i32.or", op("i32", "i64.ne", tag, base), elsewhere)));
+    out.push(set(Reg.RIP_BASE, base), cpuStore(Reg.RIP_BASE, Cpu.RIP_BASE));
   }
 
   #spend(bytes: number): Stmt {
@@ -661,27 +686,38 @@ class BlockSpecializer {
   /** A branch to `rip`, within the region if it has that place. */
   #branch(rip: Node, bytes: number, out: Stmt[]): void {
     out.push(this.#spend(this.#before + bytes));
-    const pos = this.#pageOffset(rip);
-    const block = pos === undefined ? undefined : this.#region.graph.at.get(pos);
+    const { at, blocks } = this.#region.graph;
+    const offset = this.#pageOffset(rip);
+    const block = offset === undefined ? undefined : at.get(this.#block.page + offset);
+    const ways = block !== undefined ? [block] : this.#block.returns.map((index) => blocks[index]!);
     out.push(set(Reg.RIP, rip));
-    if (block === undefined) {
-      out.push({ s: "end", how: { kind: "edge", edge: EXIT_EDGE } });
-      return;
+    if (ways.length > 0) {
+      const spent = isNegative(local(Reg.LEFT));
+      out.push(this.#exitIf(this.#mayBeStale ? op("i32", "i32.or", spent, local(Reg.STALE)) : spent));
     }
-    const spent = isNegative(local(Reg.LEFT));
-    out.push(this.#exitIf(this.#mayBeStale ? op("i32", "i32.or", spent, local(Reg.STALE)) : spent));
-    out.push({ s: "end", how: { kind: "edge", edge: this.#edge(block.index) } });
+    for (const to of ways) {
+      const yes: Stmt[] = [];
+      this.#cross(to, yes);
+      yes.push({ s: "end", how: { kind: "edge", edge: this.#edge(to.index) } });
+      if (block !== undefined) {
+        out.push(...yes);
+        return;
+      }
+      const cond = op("i32", "i64.eq", local(Reg.RIP), this.#rip(to.pos));
+      out.push({ s: "if", cond, yes, no: [], likely: undefined });
+    }
+    out.push({ s: "end", how: { kind: "edge", edge: EXIT_EDGE } });
   }
 
-  /** The offset in the page of `rip`, where it is the page's base and a constant. */
+  /** The offset of `rip` from the start of the instruction's page, where that is a constant. */
   #pageOffset(rip: Node): number | undefined {
     const isBase = (node: Node | undefined): boolean => node?.k === "temp" && node.id === Reg.RIP_BASE;
     if (isBase(rip)) return 0;
     if (rip.k !== "op" || rip.op !== "i64.add" || !isBase(rip.args[0])) return undefined;
     const second = rip.args[1]!;
     if (second.k !== "const") return undefined;
-    const offset = BigInt.asIntN(64, BigInt(second.value));
-    return offset >= 0n && offset < 4096n ? Number(offset) : undefined;
+    const offset = Number(BigInt.asIntN(64, BigInt(second.value)));
+    return Math.abs(offset) < 2 ** 31 ? offset : undefined;
   }
 }
 
