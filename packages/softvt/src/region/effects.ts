@@ -63,21 +63,46 @@ function callees(stmts: readonly Stmt[]): Fn[] {
   return found;
 }
 
-/** The constant part of an address in the vCPU block and whether there is another; `undefined`: elsewhere. */
-export function blockOffset(address: Node): { constant: number; indexed: boolean } | undefined {
+/** An address in the vCPU block: its constant part, and whether there is another. */
+interface BlockAddress {
+  readonly constant: number;
+  readonly indexed: boolean;
+}
+
+/** What is known of an address in the vCPU block; `undefined`: it lies elsewhere. `temps`: those that hold one. */
+export function blockOffset(
+  address: Node,
+  temps?: ReadonlyMap<number, BlockAddress>,
+): BlockAddress | undefined {
   if (address.k === "cpu") return { constant: 0, indexed: false };
+  if (address.k === "temp") return temps?.get(address.id);
   if (address.k !== "op" || address.op !== "i32.add") return undefined;
   const [first, second] = address.args as [Node, Node];
   for (const [base, other] of [
     [first, second],
     [second, first],
   ] as const) {
-    const at = blockOffset(base);
+    const at = blockOffset(base, temps);
     if (at === undefined) continue;
     if (other.k === "const") return { ...at, constant: at.constant + Number(other.value) };
     return { ...at, indexed: true };
   }
   return undefined;
+}
+
+/**
+ * Whether `node` may be an address in the vCPU block that `blockOffset` does not see through. A comparison is a number,
+ * and so is the distance of something from an address.
+ */
+function mayHideAddress(node: Node, temps: ReadonlyMap<number, BlockAddress>): boolean {
+  const isAddress = (n: Node): boolean => blockOffset(n, temps) !== undefined;
+  if (isAddress(node)) return false;
+  if (node.k === "select") return [node.yes, node.no].some((n) => isAddress(n) || mayHideAddress(n, temps));
+  if (node.k !== "op" || /\.(eqz?|ne|[lg][te]_[su])$/.test(node.op)) return false;
+  const [first, second] = node.args;
+  if (node.op === "i32.sub" && !isAddress(first!)) return mayHideAddress(first!, temps);
+  if (node.op === "i32.sub" && isAddress(second!)) return false;
+  return node.args.some((arg) => isAddress(arg) || mayHideAddress(arg, temps));
 }
 
 const mentionsBlock = (node: Node): boolean =>
@@ -103,8 +128,9 @@ function ownEffects(fn: Fn): Effects {
 
 function effectsInside(stmts: readonly Stmt[]): Effects {
   const effects: Effects = { ...NONE };
+  const temps = new Map<number, BlockAddress>();
   const touch = (address: Node, offset: number, writes: boolean): void => {
-    const at = blockOffset(address);
+    const at = blockOffset(address, temps);
     if (at === undefined) return;
     const constant = at.constant + offset;
     if (at.indexed) {
@@ -128,13 +154,23 @@ function effectsInside(stmts: readonly Stmt[]): Effects {
     for (const stmt of list) {
       if (stmt.s === "load") touch(stmt.address, stmt.offset, false);
       else if (stmt.s === "store") touch(stmt.address, stmt.offset, true);
-      else if (
-        (stmt.s === "set" && mentionsBlock(stmt.value)) ||
-        (stmt.s === "copy" && (mentionsBlock(stmt.to) || mentionsBlock(stmt.from))) ||
-        (stmt.s === "fill" && mentionsBlock(stmt.to))
-      )
-        // An address of the block on its way somewhere: it may be anything's.
-        Object.assign(effects, ANY_EFFECTS, { writesCode: effects.writesCode });
+      else if (stmt.s === "copy") {
+        touch(stmt.to, 0, true);
+        touch(stmt.from, 0, false);
+      } else if (stmt.s === "fill") touch(stmt.to, 0, true);
+      else if (stmt.s === "set") {
+        const at = blockOffset(stmt.value, temps);
+        const known = temps.get(stmt.id);
+        // One that holds now this address, now that: the lower bound of both is what counts.
+        if (at !== undefined)
+          temps.set(stmt.id, {
+            constant: Math.min(at.constant, known?.constant ?? at.constant),
+            indexed: at.indexed || known !== undefined,
+          });
+        // In an expression of another kind it may be on its way anywhere.
+        else if (mayHideAddress(stmt.value, temps))
+          Object.assign(effects, ANY_EFFECTS, { writesCode: effects.writesCode });
+      }
       parts(stmt).lists.forEach(walk);
     }
   };
