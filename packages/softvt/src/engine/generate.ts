@@ -9,7 +9,16 @@ import { packTable } from "../isa/table.ts";
 import { generateModule } from "./interpreter.ts";
 import { LAYOUT_SECTION, layoutFingerprint, TABLE_SECTION } from "./sections.ts";
 
-const EXPORTED = [updateSse, flushTlb, flushNtlb, dropWriteTags, updateMode, arithmeticFlags, writeFlags, codeAddress];
+const EXPORTED = [
+  updateSse,
+  flushTlb,
+  flushNtlb,
+  dropWriteTags,
+  updateMode,
+  arithmeticFlags,
+  writeFlags,
+  codeAddress,
+];
 
 /** The engine's module, generated from the descriptions, with the table that decodes for it inside. */
 export function generateEngine(): Uint8Array<ArrayBuffer> {

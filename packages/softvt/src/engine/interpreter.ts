@@ -428,7 +428,13 @@ function endCase(
       code.out.u8(0x01);
       code.set(Local.LEFT);
       const after = afterRegionPart(region.handler);
-      const depths = { region: 0, dispatch: 1 + DISPATCH, lookup: 1 + LOOKUP, slow: 1 + SLOW, exit: 1 + SLOW + 1 };
+      const depths = {
+        region: 0,
+        dispatch: 1 + DISPATCH,
+        lookup: 1 + LOOKUP,
+        slow: 1 + SLOW,
+        exit: 1 + SLOW + 1,
+      };
       const parts = code.target((how, depth) => {
         if (how.kind !== "part") throw new Error(`the dispatcher cannot end by ${how.kind}`);
         code.br(depth + depths[how.part] + (how.part === "region" ? 0 : base));

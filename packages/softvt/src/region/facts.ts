@@ -85,4 +85,3 @@ export function isLeft(handler: Handler): boolean {
   const { effects } = factsOfHandler(handler);
   return effects.writesGprs || effects.writesFlags || effects.writesTlb;
 }
-

@@ -1,4 +1,5 @@
 import type { Handler } from "../isa/handlers.ts";
+import type { DecodeTable } from "../isa/table.ts";
 import { factsOfHandler, isLeft } from "./facts.ts";
 
 const PAGE_BYTES = 4096;
@@ -8,7 +9,7 @@ export interface Uop {
   /** Where it is in the arena. */
   readonly address: number;
   readonly handler: number;
-  /** Address of a copy that nothing overwrites, for functions that are handed the micro-op. */
+  /** Address of its bytes for handlers that are called for it: a copy, as regions put entries in its place. */
   copy: number;
   /** Its 16 bytes. */
   readonly bytes: DataView;
@@ -86,7 +87,7 @@ const MAX_LENGTH = 15;
 export function buildGraph(
   reader: CodeReader,
   handlers: readonly Handler[],
-  special: { readonly pageEnd: number; readonly stale: number; readonly straddle: number },
+  special: DecodeTable["special"],
   seeds: Iterable<number>,
 ): RegionGraph {
   const ops = new Map<number, Op>();
@@ -102,6 +103,14 @@ export function buildGraph(
   };
   for (const seed of seeds) lead(seed, true);
   let statements = 0;
+
+  /** Whether the interpreter, come to the micro-op at `address`, looks up what follows. */
+  const isLookedUpNext = (address: number): boolean => {
+    const { handler, bytes } = reader.uop(address);
+    // A way to code that was decoded before leads to where that was, also when it was decoded anew elsewhere.
+    if (handler === special.goto) return isLookedUpNext(bytes.getInt32(12, true) >>> 0);
+    return handler === special.pageEnd || handler === special.stale;
+  };
 
   const read = (pos: number): Op | undefined => {
     const uop = reader.uopAt(pos);
@@ -128,7 +137,6 @@ export function buildGraph(
     const displacement = branch.bytes.getInt32(8, true);
     const isKnown = hasTarget && (isFused || opsize !== 16);
     const ends = spec.ends === true && !isFused;
-    const follower = ends ? undefined : reader.uop(branch.address + 16).handler;
     return {
       uop,
       handler,
@@ -138,7 +146,7 @@ export function buildGraph(
       displacement,
       falls: ends ? undefined : next,
       returnsTo: ends && !/^(JMP|RET)/.test(spec.name) ? next : undefined,
-      isChecked: follower === special.pageEnd || follower === special.stale,
+      isChecked: !ends && isLookedUpNext(branch.address + 16),
     };
   };
 

@@ -348,7 +348,7 @@ class BlockSpecializer {
       case "field":
         return i32(this.#uopField(UOP_FIELDS[node.field].offset, UOP_FIELDS[node.field].load));
       case "uop":
-        return i32(this.#op.uop.copy);
+        return i32(this.#op.uop.address);
     }
     if (node.k === "op") return fold({ ...node, args: node.args.map((arg) => this.#node(arg)) });
     const cond = this.#node(node.cond);
@@ -370,7 +370,7 @@ class BlockSpecializer {
 
   /** A load from a micro-op: this one, or (24, 28) the branch fused with it. */
   #uopLoad(node: Node, offset: number, load: LoadName): Node | undefined {
-    if (node.k !== "const" || Number(node.value) !== this.#op.uop.copy) return undefined;
+    if (node.k !== "const" || Number(node.value) !== this.#op.uop.address) return undefined;
     if (offset < 16) return i32(this.#uopField(offset, load));
     if (this.#op.slots !== 2 || offset !== 24) throw new Error(`a load from behind a micro-op: ${offset}`);
     return i32(this.#op.displacement);
@@ -459,7 +459,12 @@ class BlockSpecializer {
           this.#use(place.reg);
           // A part is computed here: what it comes from may change.
           const id = this.#frame.base + stmt.id;
-          out.push({ s: "set", id, type: LOADS[stmt.op].type, value: gprPart(stmt.op, place.reg, place.byte) });
+          out.push({
+            s: "set",
+            id,
+            type: LOADS[stmt.op].type,
+            value: gprPart(stmt.op, place.reg, place.byte),
+          });
           return;
         }
       }
@@ -538,7 +543,8 @@ class BlockSpecializer {
     if (frame.isLeftEarly) out.push({ s: "block", label: frame.label, body });
     else out.push(...body);
     this.#frame = outer;
-    if (stmt.id !== undefined) this.#define(stmt.id, type, frame.value ?? { k: "temp", type, id: result }, out);
+    if (stmt.id !== undefined)
+      this.#define(stmt.id, type, frame.value ?? { k: "temp", type, id: result }, out);
   }
 
   // ---- statements
@@ -567,9 +573,17 @@ class BlockSpecializer {
           this.#inline(stmt, out);
           return true;
         }
+        if (stmt.args.some(({ k }) => k === "uop"))
+          throw new Error(`${this.#op.handler.name}: ${stmt.fn.name} is handed the micro-op`);
         const args = stmt.args.map((arg) => this.#node(arg));
         const effects = passesBlock(args) ? ANY_EFFECTS : effectsOf(stmt.fn);
-        this.#call(stmt.fn, args, stmt.id === undefined ? undefined : this.#frame.base + stmt.id, effects, out);
+        this.#call(
+          stmt.fn,
+          args,
+          stmt.id === undefined ? undefined : this.#frame.base + stmt.id,
+          effects,
+          out,
+        );
         return true;
       }
       case "if":
