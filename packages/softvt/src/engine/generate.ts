@@ -1,6 +1,6 @@
 import "../isa/index.ts";
 import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
-import { codeAddress } from "../cpu/lookup.ts";
+import { codeAddress, enterRegion } from "../cpu/lookup.ts";
 import { updateMode } from "../cpu/mode.ts";
 import { dropWriteTags, flushNtlb, flushTlb } from "../cpu/paging.ts";
 import { updateSse } from "../cpu/sse-state.ts";
@@ -18,6 +18,7 @@ const EXPORTED = [
   arithmeticFlags,
   writeFlags,
   codeAddress,
+  enterRegion,
 ];
 
 /** The engine's module, generated from the descriptions, with the table that decodes for it inside. */

@@ -235,7 +235,7 @@ export class Regions implements CodeCacheObserver {
     replaces: Region | undefined,
   ): Prepared | undefined {
     const compiler = this.#compiler!;
-    const reader = this.#reader(mode, pageAt, replaces);
+    const reader = this.#reader(mode, pageAt);
     const graph = compiler.buildGraph(reader, compiler.allHandlers(), this.#special, seeds);
     const starts = graph.blocks.filter((block) => block.isEntry);
     if (starts.length === 0 || starts.length > MAX_ENTRIES) return undefined;
@@ -263,8 +263,8 @@ export class Regions implements CodeCacheObserver {
     return { source: { name, mode, graph }, region };
   }
 
-  /** Code without what other regions hold: they go on where this one ends. */
-  #reader(mode: number, pageAt: CodePlace["pageAt"], replaces: Region | undefined): CodeReader {
+  /** Decoded code around a place as it was before regions put their entries in it. */
+  #reader(mode: number, pageAt: CodePlace["pageAt"]): CodeReader {
     const pages = new Map<number, number>();
     const pageAddress = (page: number): number => {
       let address = pages.get(page);
@@ -293,10 +293,7 @@ export class Regions implements CodeCacheObserver {
       uopAt: (pos) => {
         const host = addressOf(pos);
         const address = host === 0 ? 0 : this.#cache.find(host, mode);
-        if (address === 0) return undefined;
-        const isTaken =
-          this.#replaced.has(address) && !replaces?.entries.some((entry) => entry.uop === address);
-        return isTaken ? undefined : uop(address);
+        return address === 0 ? undefined : uop(address);
       },
       isLookedUp: (pos) => {
         const host = addressOf(pos);

@@ -163,6 +163,7 @@ class SoftVm implements EngineVm {
     const exports = instance.exports as unknown as EngineExports;
     this.#instances.push(exports);
     const cpu = new CpuView(arena.memory.buffer, base);
+    cpu.set32(Cpu.REGION_HANDLER, this.#code.table.special.region);
     cpu.set32(Cpu.PAGE_FLAGS, arena.flagsOffset);
     cpu.set32(Cpu.EPT, this.#options.memory.ept.pointer & ~0xfff);
     this.#regions.addHost({

@@ -1,6 +1,6 @@
 import type { Handler } from "../isa/handlers.ts";
 import type { DecodeTable } from "../isa/table.ts";
-import { factsOfHandler, isLeft } from "./facts.ts";
+import { factsOfHandler } from "./facts.ts";
 
 const PAGE_BYTES = 4096;
 
@@ -120,12 +120,6 @@ export function buildGraph(
       for (let next = (pos | (PAGE_BYTES - 1)) + 2; next < pos + MAX_LENGTH; next++)
         if (reader.isLookedUp(next) && reader.uopAt(next) !== undefined) lead(next, true);
     if (uop === undefined || handler?.variant === undefined) return undefined;
-    if (isLeft(handler)) {
-      // The interpreter executes it and comes back.
-      const next = pos + (uop.bytes.getUint16(2, true) >> 12);
-      if (reader.uopAt(next) !== undefined) lead(next, true);
-      return undefined;
-    }
     const { spec, opsize } = handler.variant;
     const isFused = handler.fused !== undefined;
     // A fused compare holds neither the branch's target nor its length: they are in the micro-op behind it.
