@@ -1,5 +1,5 @@
 /** Whether KVM is really usable: the device, its capabilities, and how fast a guest runs. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { AddressSpace, RamArena } from "@skep/memory";
 import { CpuidModel } from "../cpuid.ts";
 import type { EngineProbe } from "../engine.ts";
@@ -36,7 +36,8 @@ export async function probeKvm(device: string): Promise<EngineProbe> {
     };
   } catch (error) {
     if (error instanceof EngineUnavailableError) {
-      return { usable: false, evidence: error.message.replace(/^engine "kvm": /, "") };
+      const evidence = error.message.replace(/^engine "kvm": /, "");
+      return { usable: false, evidence, isAbsent: !existsSync(device) };
     }
     const why = error instanceof SkepError ? error.message : String(error);
     return {
@@ -59,7 +60,8 @@ function virtualizationFlag(): "vmx" | "svm" | undefined {
 function describePace(perSecond: number): string {
   const [unit, scale] =
     perSecond >= 1e9 ? ["billion", 1e9] : perSecond >= 1e6 ? ["million", 1e6] : ["thousand", 1e3];
-  return `${(perSecond / scale).toPrecision(2)} ${unit}`;
+  const count = perSecond / scale;
+  return `${count >= 10 ? Math.round(count) : count.toFixed(1)} ${unit}`;
 }
 
 /** Counts ECX down in 64-bit code until it is 0 or the time is over. */
