@@ -81,8 +81,10 @@ export interface EngineVm {
  * State is read and written, and `EngineVcpu`'s other methods are called, only while a vCPU is stopped.
  */
 export interface VcpuThreads {
-  /** Time goes on: `nowNs` and `tsc` are the clock's. Called while every vCPU is stopped. */
-  startTime(nowNs: number, tsc: bigint): void;
+  /** A run begins and time goes on: `nowNs` and `tsc` are the clock's. Called while every vCPU is stopped. */
+  start(nowNs: number, tsc: bigint): void;
+  /** The run is over: every vCPU is stopped, and nothing here keeps the process from ending. */
+  stop(): void;
   /** Runs vCPU `index`, with the answer that was written into its last exit. */
   enter(index: number): void;
   /**
