@@ -35,7 +35,7 @@ export function startJob(
   onFailure: (cause: unknown) => void,
 ): WorkerJob {
   const { name, source } = program;
-  const worker = idle.get(program)?.pop() ?? new Worker(source, { eval: true, workerData: setup, name });
+  const worker = takeIdle(program) ?? new Worker(source, { eval: true, workerData: setup, name });
   worker.unref();
   const ended = new Promise<void>((done) => {
     const finish = (): void => {
@@ -69,9 +69,12 @@ function putBack(program: WorkerProgram, worker: Worker): void {
     return;
   }
   workers.push(worker);
-  // One that ends while nobody uses it is not given out.
-  worker.once("exit", () => {
-    const at = workers.indexOf(worker);
-    if (at >= 0) workers.splice(at, 1);
-  });
+}
+
+/** An idle Worker; one that has ended meanwhile has no thread. */
+function takeIdle(program: WorkerProgram): Worker | undefined {
+  for (let worker = idle.get(program)?.pop(); worker !== undefined; worker = idle.get(program)?.pop()) {
+    if (worker.threadId > 0) return worker;
+  }
+  return undefined;
 }

@@ -17,3 +17,8 @@ export const kvmCases: readonly { readonly title: string; readonly cases: readon
   { title: "several vCPUs", cases: smpCases },
   { title: "errors", cases: errorCases },
 ];
+
+/** For tests of the ABI's restatement: what is written down of it, and its reader. */
+export * as abi from "../abi.ts";
+export { ExitReader } from "../exit-reader.ts";
+export * as structs from "../structs.ts";
