@@ -19,6 +19,8 @@ const ISA_IRQS = 16;
 const ISA_CASCADE = 2;
 const GSI_TIMER = 2;
 const CHIP_BYTES = 512;
+/** `kvm_pit_config.flags`: port 0x61 is the 8254's, too. */
+const PIT_SPEAKER_DUMMY = 1;
 
 /** What `KvmIrqChip.save()` gives: the chips as KVM describes them (struct kvm_pic_state, kvm_ioapic_state). */
 export interface KvmIrqChipStateV1 {
@@ -27,6 +29,15 @@ export interface KvmIrqChipStateV1 {
   lapics: KvmLocalApicStateV1[];
   /** 8259 master, 8259 slave, I/O APIC. */
   chips: Uint8Array[];
+  /** The 8254 (struct kvm_pit_state2), where it is KVM's. */
+  pit?: Uint8Array;
+}
+
+export interface KvmIrqChipOptions {
+  /** Number of vCPUs, 1 to 255. */
+  readonly vcpus: number;
+  /** KVM's 8254, too, at ports 0x40 to 0x43 and 0x61. Default false: a machine has one of its own. */
+  readonly pit?: boolean;
 }
 
 /** What the controller needs of the VM that it is attached to. */
@@ -71,9 +82,12 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
   #routes: IrqRoutes | undefined;
   /** The chips after RESET, as the kernel makes them. */
   #resetChips: Struct[] = [];
+  readonly #hasPit: boolean;
+  #resetPit: Struct | undefined;
 
   /** @throws RangeError unless there are 1 to 255 vCPUs. */
-  constructor(options: { readonly vcpus: number }) {
+  constructor(options: KvmIrqChipOptions) {
+    this.#hasPit = options.pit ?? false;
     this.#apics = new LocalApicAccess(options.vcpus);
   }
 
@@ -159,6 +173,12 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
     this.#apics.host = host;
     this.#routes = new IrqRoutes(host.native, host.fd, host.routeLimit, true);
     this.#routes.commit();
+    if (this.#hasPit) {
+      const config = new Struct(Size.PIT_CONFIG);
+      config.setU32(0, PIT_SPEAKER_DUMMY);
+      host.native.ioctlStruct(host.fd, "KVM_CREATE_PIT2", config);
+      this.#resetPit = this.#readPit();
+    }
     this.#resetChips = this.#chipIds.map((id) => this.#readChip(id));
     for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
   }
@@ -180,6 +200,7 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
     this.#chipIds.forEach((id, i) => {
       this.#writeChip(id, this.#resetChips[i]!.bytes.subarray(8));
     });
+    if (this.#resetPit) this.#writePit(this.#resetPit.bytes);
     this.#apics.reset();
     for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
   }
@@ -190,6 +211,7 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
       version: 1,
       lapics: this.#apics.save(),
       chips: this.#chipIds.map((id) => this.#readChip(id).bytes.slice(8)),
+      ...(this.#hasPit && { pit: this.#readPit().bytes }),
     };
   }
 
@@ -203,9 +225,11 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
     const chips = reader
       .array("chips", this.#chipIds.length)
       .map((chip, i) => bytes(`chips[${i}]`, chip, CHIP_BYTES));
+    const pit = this.#hasPit ? bytes("pit", reader.unknown("pit"), Size.PIT_STATE2) : undefined;
     this.#chipIds.forEach((id, i) => {
       this.#writeChip(id, chips[i]!);
     });
+    if (pit) this.#writePit(pit);
     this.#apics.write(lapics);
   }
 
@@ -230,6 +254,18 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
     this.#level.setU32(0, gsi);
     this.#level.setU32(4, level ? 1 : 0);
     this.#host.native.ioctlStruct(this.#host.fd, "KVM_IRQ_LINE", this.#level);
+  }
+
+  #readPit(): Struct {
+    const pit = new Struct(Size.PIT_STATE2);
+    this.#attached.native.ioctlStruct(this.#attached.fd, "KVM_GET_PIT2", pit);
+    return pit;
+  }
+
+  #writePit(bytes: Uint8Array): void {
+    const pit = new Struct(Size.PIT_STATE2);
+    pit.bytes.set(bytes);
+    this.#attached.native.ioctlStruct(this.#attached.fd, "KVM_SET_PIT2", pit);
   }
 
   #readChip(id: number): Struct {
