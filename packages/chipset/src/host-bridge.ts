@@ -13,7 +13,7 @@
  * Deviations: the bridge's own registers are read-only; there is no mechanism #2 and no ECAM.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateReader } from "./state-reader.ts";
+import { StateReader } from "@skep/vcpu";
 
 /** RW: CONFIG_ADDRESS; the reserved bits and the low two read as zeros. */
 const CONFIG_ADDRESS = { ENABLE: 0x8000_0000, FUNCTION: 0x00ff_ff00, REGISTER: 0xfc } as const;

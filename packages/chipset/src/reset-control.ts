@@ -7,7 +7,7 @@
  * and hands its byte accesses on to this chip.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateReader } from "./state-reader.ts";
+import { StateReader } from "@skep/vcpu";
 
 /** Offset of the register from 0xCF8. */
 const RST_CNT_OFFSET = 1;

@@ -15,6 +15,6 @@ export { resetVcpuState } from "./reset-state.ts";
 export * from "./run-loop.ts";
 export * from "./scheduler.ts";
 export * from "./state.ts";
+export { StateReader } from "./state-reader.ts";
 export { TimerQueue } from "./timer-queue.ts";
-export { StateReader } from "./validate.ts";
 export * from "./vm.ts";
