@@ -9,7 +9,7 @@ import { build } from "tsup";
 import ts from "typescript";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const packages = ["memory", "vcpu", "softvt", "chipset", "boot", "skep"];
+const packages = ["memory", "vcpu", "softvt", "chipset", "pci", "boot", "skep"];
 const only = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 const dts = !process.argv.includes("--no-dts");
 

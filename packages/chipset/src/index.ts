@@ -1,7 +1,6 @@
 export { A20Gate, type A20GateStateV1 } from "./a20.ts";
 export { AcpiPm, type AcpiPmOptions, type AcpiPmStateV1, GPE_COUNT, PM_TIMER_HZ } from "./acpi-pm.ts";
 export { type ApicMessage, DeliveryMode, decodeMsi } from "./apic-message.ts";
-export { HostBridge, type HostBridgeOptions, type HostBridgeStateV1 } from "./host-bridge.ts";
 export { Hpet, type HpetStateV1, type HpetTimerStateV1, type HpetWiring } from "./hpet.ts";
 export {
   I8042,
