@@ -6,6 +6,7 @@ import { GUEST_TIMEOUT_MS, GUESTS, runInGuest } from "./support/guests.ts";
  * What the guest is asked. Field 39 of /proc/self/stat is the processor that the process runs on (proc(5)): work that
  * is pinned to one says where it really was. The exchange has each processor wake the other by an interrupt for every
  * step; taking processor 1 down parks it in HLT, and bringing it up again is INIT and SIPI for one that ran before.
+ * Nothing of this draws a warning of the kernel's.
  */
 const QUESTIONS = `
 grep -c ^processor /proc/cpuinfo
@@ -27,6 +28,7 @@ awk '
 echo 0 >/sys/devices/system/cpu/cpu1/online; nproc
 echo 1 >/sys/devices/system/cpu/cpu1/online; nproc
 taskset 2 sh -c "seq 1 20000 | sha256sum; awk '$where' /proc/self/stat"
+dmesg -r | grep '^<[0-4]>'
 exit 0
 `;
 

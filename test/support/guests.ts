@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { busyboxInitramfs, ExecOutputParser, execCommandLine } from "@skep/boot";
 import type { VmOutcome } from "@skep/vcpu";
-import { type CreateVmOptions, createVm } from "skep";
+import { type CreateVmOptions, createVm, type Machine } from "skep";
 import { type DebianPackageName, GuestFilesError, obtainDebianFile } from "skep/node";
 import type { TestContext } from "vitest";
 
@@ -39,12 +39,15 @@ export interface GuestRun {
   readonly outcome: VmOutcome;
 }
 
-/** Boots Debian's kernel and busybox, and runs one shell command: `runCommand()` with the machine's end told too. */
+/**
+ * Boots Debian's kernel and busybox, and runs one shell command: `runCommand()` with the machine's end told too.
+ * `prepare` gets the machine before it runs.
+ */
 export async function runInGuest(
   context: TestContext,
   [kernelName, busyboxName]: Guest,
   command: string,
-  options: Partial<CreateVmOptions> = {},
+  options: Partial<CreateVmOptions> & { readonly prepare?: (machine: Machine) => void } = {},
 ): Promise<GuestRun> {
   const kernel = await debianFile(context, kernelName);
   const busybox = await debianFile(context, busyboxName);
@@ -56,6 +59,7 @@ export async function runInGuest(
     memoryMiB: 256,
     ...options,
   });
+  options.prepare?.(machine);
   let output = "";
   const parser = new ExecOutputParser(nonce, {
     output: (bytes) => {
