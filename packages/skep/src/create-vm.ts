@@ -108,6 +108,7 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
   const memory = new AddressSpace(arena);
   const lowBytes = Math.min(ramBytes, LOW_RAM_END);
   memory.addRam(0, Mmio.VGA.base, "RAM below the VGA window");
+  memory.skipRam(Mmio.VGA.bytes);
   memory.addRam(Mmio.OPTION_ROM.base, lowBytes - Mmio.OPTION_ROM.base, "RAM");
   if (ramBytes > lowBytes) memory.addRam(HIGH_RAM_BASE, ramBytes - lowBytes, "RAM from 4 GiB");
 
