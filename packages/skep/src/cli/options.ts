@@ -1,4 +1,4 @@
-import { ENGINE_NAMES, type EngineName } from "../engines.ts";
+import { ENGINE_NAMES, type EngineName, selectEngine } from "../engines.ts";
 import type { Arguments } from "./usage.ts";
 
 /** Options that every command which runs a guest has, for `node:util`'s parseArgs. */
@@ -31,6 +31,16 @@ export interface GuestOptions {
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly clock: "real" | "instructions";
+}
+
+/**
+ * Begins to load the engine that the options name: it unpacks and compiles on threads of its own while the guest's
+ * files are read. Where there is none, that is said when it is wanted.
+ *
+ * @throws UsageError where no engine has that name.
+ */
+export function startEngine(args: Arguments): void {
+  selectEngine(args.choice("engine", ENGINE_NAMES, "auto")).catch(() => {});
 }
 
 /** @throws UsageError for the first option that cannot be used. */
