@@ -11,7 +11,8 @@ export {
 } from "./i8042.ts";
 export { IOAPIC_PINS, IoApic, type IoApicOptions, type IoApicStateV1 } from "./ioapic.ts";
 export { IrqChip, type IrqChipOptions, type IrqChipStateV1 } from "./irqchip.ts";
-export { EXTINT, LocalApic, type LocalApicHost, type LocalApicOptions } from "./lapic.ts";
+export { EXTINT, LocalApic } from "./lapic.ts";
+export type { LocalApicHost, LocalApicOptions } from "./lapic-options.ts";
 export { LvtEntry, Shorthand } from "./lapic-registers.ts";
 export type { LocalApicStateV1 } from "./lapic-state.ts";
 export type { LocalApicTimerStateV1 } from "./lapic-timer.ts";

@@ -22,7 +22,8 @@ import {
 import { ApicBus } from "./apic-bus.ts";
 import { decodeMsi } from "./apic-message.ts";
 import { IOAPIC_PINS, IoApic, type IoApicStateV1 } from "./ioapic.ts";
-import { EXTINT, LocalApic, type LocalApicHost, type LocalApicOptions } from "./lapic.ts";
+import { EXTINT, LocalApic } from "./lapic.ts";
+import type { LocalApicHost, LocalApicOptions } from "./lapic-options.ts";
 import type { LocalApicStateV1 } from "./lapic-state.ts";
 import { Pic8259, type Pic8259StateV1 } from "./pic8259.ts";
 
