@@ -17,6 +17,8 @@ import { differingRuns } from "./runs.ts";
 import { buildUserSpace, UserSpace } from "./user-space.ts";
 
 const TF = 0x100;
+/** `SKEP_COMPILE_AFTER=0` has everything compiled before it runs: some ms a case. */
+const COMPILE_AFTER = Number(process.env.SKEP_COMPILE_AFTER ?? Number.POSITIVE_INFINITY);
 
 const flat = (selector: number, access: number): SegmentState => ({
   selector,
@@ -46,8 +48,9 @@ export class SoftCpu {
     });
   }
 
-  static async open(readOnly: Uint8Array): Promise<SoftCpu> {
-    const engine = createSoftvtEngine();
+  /** `compileAfter`: as of the engine's options; 0 compiles all code before it runs. */
+  static async open(readOnly: Uint8Array, compileAfter = COMPILE_AFTER): Promise<SoftCpu> {
+    const engine = createSoftvtEngine({ compileAfter });
     const arena = RamArena.create({ ramBytes: UserSpace.RAM_BYTES, privateBytes: engine.arenaBytes });
     const memory = new AddressSpace(arena);
     memory.addRam(0, UserSpace.RAM_BYTES);
