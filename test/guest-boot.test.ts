@@ -4,13 +4,8 @@ import { createVm, type Machine, runCommand } from "skep";
 import { afterEach, describe, expect, it } from "vitest";
 import { debianFile, GUEST_TIMEOUT_MS, GUESTS } from "./support/guests.ts";
 
-/**
- * What the guest is asked, and after it what the host computes for itself. The kernel's log has no line of level 4
- * (warning) or worse: whatever it would complain about is our hardware.
- */
+/** What the guest is asked, and after it what the host computes for itself. */
 const QUESTIONS = `
-[ "$(dmesg | wc -l)" -gt 200 ] && echo a whole log
-dmesg -r | grep '^<[0-4]>'
 seq 1 20000 >/tmp/numbers
 sha256sum </tmp/numbers
 gzip -c /tmp/numbers >/tmp/numbers.gz && gunzip -c /tmp/numbers.gz | sha256sum
@@ -33,7 +28,7 @@ function answers(machine: string): string {
     .map((i) => [i / 7, i * 1.1 - 0.3, 1 / (i * i)].map(general).join(" "))
     .map((line) => `${line}\n`);
   const plain = digest(numbers);
-  return `a whole log\n${plain}${plain}${digest([...numbers].sort())}${floats.join("")}forks 100\n${machine}\n`;
+  return `${plain}${plain}${digest([...numbers].sort())}${floats.join("")}forks 100\n${machine}\n`;
 }
 
 describe.each(GUESTS)("Debian's %s", (kernelName, busyboxName, machineName) => {
