@@ -2,7 +2,7 @@ import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
 const source = (path: string): string => fileURLToPath(new URL(`packages/${path}`, import.meta.url));
-const packages = ["memory", "vcpu", "softvt", "chipset", "boot"];
+const packages = ["memory", "vcpu", "softvt", "chipset", "pci", "boot"];
 
 export default defineConfig({
   resolve: {

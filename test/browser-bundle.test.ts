@@ -20,7 +20,7 @@ async function bundle(source: string): Promise<{ text: string; metafile: Metafil
   return { text: result.outputFiles[0]!.text, metafile: result.metafile };
 }
 
-it.each(["@skep/memory", "@skep/vcpu", "@skep/softvt", "@skep/chipset", "@skep/boot", "skep"])(
+it.each(["@skep/memory", "@skep/vcpu", "@skep/softvt", "@skep/chipset", "@skep/pci", "@skep/boot", "skep"])(
   "%s bundles for a browser: nothing of Node's, no koffi",
   async (name) => {
     const { text, metafile } = await bundle(`import * as all from "${name}"; globalThis.all = all;`);

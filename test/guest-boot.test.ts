@@ -1,17 +1,8 @@
 import { createHash } from "node:crypto";
 import { busyboxInitramfs } from "@skep/boot";
 import { createVm, type Machine, runCommand } from "skep";
-import type { DebianPackageName } from "skep/node";
 import { afterEach, describe, expect, it } from "vitest";
-import { debianFile } from "./support/guests.ts";
-
-const GUEST_TIMEOUT_MS = 300_000;
-
-const GUESTS: readonly [kernel: DebianPackageName, busybox: DebianPackageName, machine: string][] = [
-  ["linux-image-cloud-amd64", "busybox-static", "x86_64"],
-  ["linux-image-amd64", "busybox-static", "x86_64"],
-  ["linux-image-686", "busybox-static:i386", "i686"],
-];
+import { debianFile, GUEST_TIMEOUT_MS, GUESTS } from "./support/guests.ts";
 
 /** What the guest is asked, and after it what the host computes for itself. */
 const QUESTIONS = `

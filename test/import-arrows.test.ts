@@ -15,6 +15,8 @@ const REFUSED: readonly [directory: string, line: string, rule: string][] = [
   ["packages/vcpu/src", importOf("@skep/chipset"), "noRestrictedImports"],
   ["packages/softvt/src", importOf("@skep/chipset"), "noRestrictedImports"],
   ["packages/chipset/src", importOf("@skep/boot"), "noRestrictedImports"],
+  ["packages/pci/src", importOf("@skep/chipset"), "noRestrictedImports"],
+  ["packages/boot/src", importOf("@skep/pci"), "noRestrictedImports"],
   ["packages/boot/src/deep", importOf("skep"), "noRestrictedImports"],
   ["packages/chipset/src", importOf("node:fs"), "noRestrictedImports"],
   ["packages/chipset/src", importOf("fs"), "noRestrictedImports"],
@@ -29,6 +31,7 @@ const REFUSED: readonly [directory: string, line: string, rule: string][] = [
 
 const ALLOWED: readonly [directory: string, line: string][] = [
   ["packages/chipset/src", importOf("@skep/vcpu")],
+  ["packages/pci/src", importOf("@skep/memory")],
   ["packages/chipset/src/deep", importOf("../layout.ts")],
   ["packages/chipset/test", importOf("../src/layout.ts")],
   ["packages/skep/src", importOf("@skep/boot")],
@@ -85,8 +88,9 @@ describe("a package's manifest", () => {
     vcpu: ["@skep/memory"],
     softvt: ["@skep/memory", "@skep/vcpu"],
     chipset: ["@skep/memory", "@skep/vcpu"],
+    pci: ["@skep/memory", "@skep/vcpu"],
     boot: ["@skep/memory", "@skep/vcpu", "@skep/chipset"],
-    skep: ["@skep/memory", "@skep/vcpu", "@skep/softvt", "@skep/chipset", "@skep/boot"],
+    skep: ["@skep/memory", "@skep/vcpu", "@skep/softvt", "@skep/chipset", "@skep/pci", "@skep/boot"],
   };
   it.each(Object.keys(arrows))("of %s depends on no other package than it may import", (name) => {
     const manifest = JSON.parse(readFileSync(`${root}packages/${name}/package.json`, "utf8"));

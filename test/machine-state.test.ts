@@ -9,9 +9,8 @@ import { serialize } from "node:v8";
 import { busyboxInitramfs, execCommandLine } from "@skep/boot";
 import { createVm, type MachineStateV1 } from "skep";
 import { expect, it } from "vitest";
-import { debianFile } from "./support/guests.ts";
+import { debianFile, GUEST_TIMEOUT_MS } from "./support/guests.ts";
 
-const GUEST_TIMEOUT_MS = 300_000;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const COMMAND_LINE = `console=ttyS0 panic=-1 ${execCommandLine({ nonce: "0" })}`;
 const NUMBERS = Array.from({ length: 5000 }, (_, index) => `${index + 1}\n`).join("");

@@ -100,7 +100,10 @@ export function knownDifference(test: Case, host: HostResult, engine: EngineResu
 
 /** Instructions whose results vendors define differently or that have tests of their own, with the reason. */
 const ELSEWHERE: readonly (readonly [RegExp, string])[] = [
-  [/^R(CP|SQRT)[PS]S$/, "an approximation, every vendor has its own: within the SDM's error by fpu-sse-host"],
+  [
+    /^R(CP|SQRT)[PS]S$/,
+    "an approximation, every vendor has its own: within the SDM's error by fpu-approximations",
+  ],
   [
     /^(F2XM1|FYL2X|FYL2XP1|FPTAN|FPATAN|FSIN|FCOS|FSINCOS)$/,
     "the last bit differs between vendors: compared with a tolerance by fpu-transcendental-host",

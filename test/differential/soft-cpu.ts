@@ -14,20 +14,8 @@ import type { EngineResult } from "../host-cpu/compare.ts";
 import { CODE_START, HOST_LAYOUT, type HostEnd } from "../host-cpu/host-cpu.ts";
 import { FxImage, RFLAGS } from "../host-cpu/state.ts";
 import { differingRuns } from "./runs.ts";
+import { buildUserSpace, UserSpace } from "./user-space.ts";
 
-/** Linear address of guest-physical 0 for the engine's own tables and stubs: out of the tests' reach. */
-const KERNEL = 0xffff_8000_0000_0000n;
-/** Guest-physical layout. The windows are mapped at their host addresses by the page tables. */
-const GDT = 0x1000;
-const IDT = 0x2000;
-const TSS = 0x3000;
-const STUBS = 0x4000;
-const STACK_TOP = 0x8000;
-const TABLES = 0x10_0000;
-const DATA = 0x20_0000;
-const READ_ONLY = 0x21_0000;
-const CODE = 0x22_0000;
-const RAM_BYTES = 0x40_0000;
 const TF = 0x100;
 /** `SKEP_COMPILE_AFTER=0` has everything compiled before it runs: some ms a case. */
 const COMPILE_AFTER = Number(process.env.SKEP_COMPILE_AFTER ?? Number.POSITIVE_INFINITY);
@@ -53,19 +41,23 @@ export class SoftCpu {
     this.#vm = vm;
     this.#vcpu = vm.createVcpu(0);
     this.#blank = this.#vcpu.save();
-    this.#buildTables();
+    buildUserSpace({
+      readU64: (address) => memory.dma.readU64(address)!,
+      writeU64: (address, value) => void memory.dma.writeU64(address, value),
+      writeU8: (address, value) => void memory.dma.writeU8(address, value),
+    });
   }
 
   /** `compileAfter`: as of the engine's options; 0 compiles all code before it runs. */
   static async open(readOnly: Uint8Array, compileAfter = COMPILE_AFTER): Promise<SoftCpu> {
     const engine = createSoftvtEngine({ compileAfter });
-    const arena = RamArena.create({ ramBytes: RAM_BYTES, privateBytes: engine.arenaBytes });
+    const arena = RamArena.create({ ramBytes: UserSpace.RAM_BYTES, privateBytes: engine.arenaBytes });
     const memory = new AddressSpace(arena);
-    memory.addRam(0, RAM_BYTES);
+    memory.addRam(0, UserSpace.RAM_BYTES);
     const cpuid = new CpuidModel(engine.supportedCpuid, { vcpus: 1, tscHz: 1e9, model: "host" });
     const vm = await engine.createVm({ memory, vcpus: 1, tscHz: 1e9, cpuid });
     const cpu = new SoftCpu(memory, vm);
-    memory.load(READ_ONLY, readOnly);
+    memory.load(UserSpace.READ_ONLY, readOnly);
     return cpu;
   }
 
@@ -78,68 +70,6 @@ export class SoftCpu {
     this.#image = bytes.slice();
   }
 
-  #u64(address: number, value: bigint): void {
-    this.#memory.dma.writeU64(address, value);
-  }
-
-  #buildTables(): void {
-    // One PML4, one PDPT, a directory for the gigabyte of the windows and one for the kernel's own pages.
-    let next = TABLES + 0x2000;
-    const table = (): number => {
-      next += 0x1000;
-      return next - 0x1000;
-    };
-    this.#u64(TABLES, BigInt(TABLES + 0x1000) | 7n);
-    const directories = new Map<number, number>();
-    const map = (linear: number, physical: number, bytes: number, flags: bigint): void => {
-      for (let offset = 0; offset < bytes; offset += 0x1000) {
-        const va = linear + offset;
-        const gib = Math.floor(va / 2 ** 30);
-        let pd = directories.get(gib);
-        if (pd === undefined) {
-          pd = table();
-          directories.set(gib, pd);
-          this.#u64(TABLES + 0x1000 + gib * 8, BigInt(pd) | 7n);
-        }
-        const slot = pd + ((va >>> 21) & 511) * 8;
-        let pt = Number(this.#memory.dma.readU64(slot)! & ~0xfffn);
-        if (pt === 0) {
-          pt = table();
-          this.#u64(slot, BigInt(pt) | 7n);
-        }
-        this.#u64(pt + ((va >>> 12) & 511) * 8, BigInt(physical + offset) | flags);
-      }
-    };
-    const NX = 1n << 63n;
-    // The kernel's 2 MiB, by a large page.
-    const pdpt = table();
-    const pd = table();
-    this.#u64(TABLES + 256 * 8, BigInt(pdpt) | 3n);
-    this.#u64(pdpt, BigInt(pd) | 3n);
-    this.#u64(pd, 0x83n);
-    map(HOST_LAYOUT.DATA, DATA, HOST_LAYOUT.DATA_BYTES, 7n | NX);
-    map(HOST_LAYOUT.READ_ONLY, READ_ONLY, HOST_LAYOUT.READ_ONLY_BYTES, 5n | NX);
-    map(HOST_LAYOUT.CODE, CODE, HOST_LAYOUT.CODE_BYTES, 5n);
-
-    this.#u64(GDT + 0x08, 0x00af_9b00_0000_ffffn);
-    this.#u64(GDT + 0x10, 0x00cf_9300_0000_ffffn);
-    this.#u64(GDT + 0x20, 0x00cf_fb00_0000_ffffn);
-    this.#u64(GDT + 0x28, 0x00cf_f300_0000_ffffn);
-    this.#u64(GDT + 0x30, 0x00af_fb00_0000_ffffn);
-    // The I/O permission map lies beyond the limit: no port is allowed.
-    this.#u64(TSS + 0x60, 0xffff_0000_0000_0000n);
-    this.#u64(TSS + 4, KERNEL + BigInt(STACK_TOP));
-    for (let vector = 0; vector < 256; vector++) {
-      const stub = STUBS + vector * 16;
-      this.#memory.load(stub, Uint8Array.of(0xf4));
-      const dpl = vector === 3 || vector === 4 ? 3n : 0n;
-      const gate =
-        BigInt(stub & 0xffff) | (8n << 16n) | ((0x8en | (dpl << 5n)) << 40n) | (BigInt(stub >>> 16) << 48n);
-      this.#u64(IDT + vector * 16, gate);
-      this.#u64(IDT + vector * 16 + 8, KERNEL >> 32n);
-    }
-  }
-
   #window(bytes: number, base: number): Uint8Array {
     return this.#memory.view(base, bytes)!;
   }
@@ -147,7 +77,7 @@ export class SoftCpu {
   run({ code, state, options }: Pick<Case, "code" | "state" | "options">): EngineResult {
     const wide = (options.mode ?? 64) === 64;
     const address = options.address ?? CODE_START;
-    const data = this.#window(HOST_LAYOUT.DATA_BYTES, DATA);
+    const data = this.#window(HOST_LAYOUT.DATA_BYTES, UserSpace.DATA);
     data.set(this.#image);
     for (const patch of options.memory ?? []) data.set(patch.bytes, patch.address - HOST_LAYOUT.DATA);
     this.#before.set(data);
@@ -171,13 +101,17 @@ export class SoftCpu {
       fs: { ...nothing, base: state.fsBase },
       gs: { ...nothing, base: state.gsBase },
       ldtr: nothing,
-      tr: { selector: 0x40, base: KERNEL + BigInt(TSS), limit: 0x67, access: 0x8b },
-      gdtr: { base: KERNEL + BigInt(GDT), limit: 0x37 },
-      idtr: { base: KERNEL + BigInt(IDT), limit: 0xfff },
-      // PG WP AM NE ET MP PE; SMAP and SMEP off as no user access of the kernel's is tested here.
-      cr0: 0x8005_0033n,
-      cr3: BigInt(TABLES),
-      cr4: 0x5_0620n,
+      tr: {
+        selector: 0x40,
+        base: UserSpace.KERNEL + BigInt(UserSpace.TSS),
+        limit: UserSpace.TSS_LIMIT,
+        access: 0x8b,
+      },
+      gdtr: { base: UserSpace.KERNEL + BigInt(UserSpace.GDT), limit: UserSpace.GDT_LIMIT },
+      idtr: { base: UserSpace.KERNEL + BigInt(UserSpace.IDT), limit: UserSpace.IDT_LIMIT },
+      cr0: UserSpace.CR0,
+      cr3: BigInt(UserSpace.TABLES),
+      cr4: UserSpace.CR4,
       fpu: {
         ...this.#blank.fpu,
         fcw: fx.fcw,
@@ -191,7 +125,7 @@ export class SoftCpu {
         xmm: Array.from({ length: 16 }, (_, i) => fx.xmm(i)),
         xcr0: 3n,
       },
-      msrs: { ...this.#blank.msrs, c0000080: 0xd01n },
+      msrs: { ...this.#blank.msrs, c0000080: UserSpace.EFER },
       activity: "active",
     };
     this.#vcpu.restore(s);
@@ -208,8 +142,8 @@ export class SoftCpu {
   }
 
   #load(bytes: Uint8Array): void {
-    for (const [start, end] of differingRuns(this.#window(bytes.length, CODE), bytes))
-      this.#memory.load(CODE + start, bytes.subarray(start, end));
+    for (const [start, end] of differingRuns(this.#window(bytes.length, UserSpace.CODE), bytes))
+      this.#memory.load(UserSpace.CODE + start, bytes.subarray(start, end));
   }
 
   #result(
@@ -241,7 +175,7 @@ export class SoftCpu {
       gsBase: after.gs.base,
       writes,
     };
-    const stub = Number(after.rip - KERNEL) - 1 - STUBS;
+    const stub = Number(after.rip - UserSpace.KERNEL) - 1 - UserSpace.STUBS;
     if (reason !== ExitReason.Hlt || after.cs.selector !== 8 || stub < 0 || stub % 16 !== 0)
       return {
         ...base,
@@ -253,7 +187,7 @@ export class SoftCpu {
         rflags: Number(after.rflags) & RFLAGS.REPORTED,
       };
     const vector = stub / 16;
-    const rsp = Number(after.gpr[4]! - KERNEL);
+    const rsp = Number(after.gpr[4]! - UserSpace.KERNEL);
     const hasError = ((0x2_7d00 >> vector) & 1) === 1 && vector < 32;
     const frame = (i: number): bigint => this.#memory.dma.readU64(rsp + (hasError ? 8 : 0) + 8 * i)!;
     const errorCode = hasError ? Number(this.#memory.dma.readU64(rsp)!) : 0;

@@ -10,7 +10,6 @@ import {
   buildAcpi,
   COM1,
   COM2,
-  mcfg,
   pciRoot,
   pcMemoryMap,
   resources,
@@ -163,7 +162,7 @@ describe("MADT", () => {
 
 describe("HPET and MCFG", () => {
   it("say where the registers are", () => {
-    const { memory, tables } = discover(build({ tables: [mcfg(0xe0000000, 255)] }));
+    const { memory, tables } = discover(build({ platform: { ecam: { base: 0xe0000000, lastBus: 255 } } }));
     const hpet = tables.get("HPET") ?? 0;
     expect([memory.u32(hpet + 36), memory.u64(hpet + 44)]).toEqual([0x8086a201, 0xfed00000n]);
     const table = tables.get("MCFG") ?? 0;
@@ -172,7 +171,21 @@ describe("HPET and MCFG", () => {
   });
 
   it("are left out where there are none", () => {
-    expect(discover(build({ platform: { hpet: undefined } })).tables.has("HPET")).toBe(false);
+    const { tables } = discover(build({ platform: { hpet: undefined } }));
+    expect([tables.has("HPET"), tables.has("MCFG")]).toEqual([false, false]);
+  });
+
+  it("reserve ECAM as a motherboard resource (PCI Firmware 3.3 sec. 4.1.2)", () => {
+    const dsdt = (options: Partial<AcpiOptions>): Buffer =>
+      Buffer.from(build(options).tables.find(({ signature }) => signature === "DSDT")!.content);
+    // Memory32Fixed, read and write: base, length.
+    const reserved = Buffer.from([0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0, 0x10]);
+    const withEcam = dsdt({ platform: { ecam: { base: 0xe0000000, lastBus: 255 } } });
+    const board = withEcam.indexOf("MBRD");
+    expect(withEcam.indexOf(reserved)).toBeGreaterThan(board);
+    expect(board).toBeGreaterThan(0);
+    expect(dsdt({}).indexOf(reserved)).toBe(-1);
+    expect(() => build({ platform: { ecam: { base: 0xe0000000, lastBus: 256 } } })).toThrow(RangeError);
   });
 });
 
@@ -185,6 +198,31 @@ describe("PCI root", () => {
     expect(at(0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8)).toBeGreaterThan(0); // ports 0xCF8 to 0xCFF, consumed
     expect(at(0x88, 13, 0, 1, 0x0c, 3, 0, 0, 0, 0, 0xf7, 0x0c, 0, 0, 0xf8, 0x0c)).toBeGreaterThan(0);
     expect(at(0x88, 13, 0, 1, 0x0c, 3, 0, 0, 0, 0x0d, 0xff, 0xff, 0, 0, 0, 0xf3)).toBeGreaterThan(0);
+  });
+
+  it("is one of PCI Express by name, one of PCI by compatibility, and has _OSC", () => {
+    const express = Buffer.from(pciRoot({ express: true }));
+    const name = (id: string, ...value: number[]): number =>
+      express.indexOf(Buffer.from([0x08, ...Buffer.from(id), 0x0c, ...value]));
+    expect(name("_HID", 0x41, 0xd0, 0x0a, 0x08)).toBeGreaterThan(0);
+    expect(name("_CID", 0x41, 0xd0, 0x0a, 0x03)).toBeGreaterThan(0);
+    expect(express.includes("_OSC")).toBe(true);
+    expect(Buffer.from(pciRoot()).includes("_OSC")).toBe(false);
+  });
+
+  it("routes pin p of device d to interrupt 16 + (d + p) mod 4 (ACPI 6.5 sec. 6.2.13)", () => {
+    const term = Buffer.from(pciRoot());
+    const route = (device: number, pin: number, gsi: number): boolean => {
+      const address = [0x0c, 0xff, 0xff, device, 0];
+      const number = pin === 0 ? [0x00] : pin === 1 ? [0x01] : [0x0a, pin];
+      const body = [4, ...(device === 0 ? [0x0b, 0xff, 0xff] : address), ...number, 0x00, 0x0a, gsi];
+      return term.includes(Buffer.from([0x12, body.length + 1, ...body]));
+    };
+    for (let device = 0; device < 32; device++) {
+      for (let pin = 0; pin < 4; pin++) {
+        expect(route(device, pin, 16 + ((device + pin) % 4)), `device ${device}, pin ${pin}`).toBe(true);
+      }
+    }
   });
 
   it.each([-1, 256, 0.5])("refuses %d as last bus", (lastBus) => {
@@ -236,9 +274,16 @@ describe(noIasl ? `iasl (skipped: ${noIasl})` : "iasl", () => {
 
   const everything: Partial<AcpiOptions> = {
     cpus: [{ apicId: 0 }, { apicId: 1 }, { apicId: 300 }],
-    platform: { serialPorts: [COM1, COM2], keyboard: true, fwCfg: true, vga: true },
-    tables: [mcfg(0xe0000000, 255)],
-    dsdtTerms: [pciRoot({ lastBus: 255, terms: [aml.device("S08", aml.name("_ADR", 0x1_0000))] })],
+    platform: {
+      serialPorts: [COM1, COM2],
+      keyboard: true,
+      fwCfg: true,
+      vga: true,
+      ecam: { base: 0xe0000000, lastBus: 255 },
+    },
+    dsdtTerms: [
+      pciRoot({ lastBus: 255, express: true, terms: [aml.device("S08", aml.name("_ADR", 0x1_0000))] }),
+    ],
   };
 
   it.skipIf(noIasl).each([{}, { dsdtTerms: [pciRoot()] }, everything])(

@@ -1,4 +1,4 @@
-import { StateReader } from "./state-reader.ts";
+import { StateReader } from "@skep/vcpu";
 
 export interface A20GateStateV1 {
   kind: "a20-gate";
@@ -42,6 +42,6 @@ export class A20Gate {
 
   /** @throws StateError where `state` is not a saved state of the gate; nothing is changed then. */
   restore(state: unknown): void {
-    this.set(new StateReader(state, "a20-gate", 1).bool("enabled"));
+    this.set(new StateReader(state, "a20-gate", 1).boolean("enabled"));
   }
 }

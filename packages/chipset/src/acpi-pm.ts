@@ -9,10 +9,9 @@
  * GBL_RLS are bits without effect (no bus-master arbitration, no firmware to wake).
  */
 import { type AccessSize, type BusDevice, mergeBits, type RegisterFile, RegisterMap } from "@skep/memory";
-import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
+import { type Clock, type ClockTimer, type IrqLine, StateReader } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { Acpi } from "./layout.ts";
-import { StateReader } from "./state-reader.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
 
 /** Registers, by offset from the block's base. */

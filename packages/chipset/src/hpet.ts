@@ -14,9 +14,8 @@
  * an eight-byte comparator write, which arrives here as two.
  */
 import { type AccessSize, type BusDevice, mergeBits, type RegisterFile } from "@skep/memory";
-import type { Clock, ClockTimer, IrqLine, MsiTarget } from "@skep/vcpu";
+import { type Clock, type ClockTimer, type IrqLine, type MsiTarget, StateReader } from "@skep/vcpu";
 import { GCAP_ID, GEN_CONF, HPET_MAP, HPET_REG, TIMER_COUNT, TN_CONF } from "./hpet-registers.ts";
-import { StateReader } from "./state-reader.ts";
 
 /** Width of INT_ROUTE_CAP. */
 const MAX_INPUTS = 32;
@@ -262,8 +261,8 @@ export class Hpet implements BusDevice, RegisterFile<number> {
       config: timer.bits("config", CONF_KEPT | TN_CONF.VAL_SET_CNF),
       comparator: timer.u64("comparator"),
       period: timer.u64("period"),
-      status: timer.bool("status"),
-      edge: timer.bool("edge"),
+      status: timer.boolean("status"),
+      edge: timer.boolean("edge"),
       fsbData: timer.bits("fsbData", 0xffff_ffff),
       fsbAddress: timer.bits("fsbAddress", 0xffff_ffff),
     }));

@@ -10,13 +10,12 @@
  * controller does not know are ignored.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import type { IrqLine } from "@skep/vcpu";
+import { type IrqLine, StateReader } from "@skep/vcpu";
 import type { A20Gate } from "./a20.ts";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import type { Ps2Device } from "./ps2-device.ts";
 import type { ResetKind } from "./reset-control.ts";
 import { SET2_TO_SET1 } from "./scan-codes.ts";
-import { StateReader } from "./state-reader.ts";
 
 /** Status register, port 0x64, RO. Port 0x64 takes commands, port 0x60 data both ways. */
 export const KBC_STATUS = {
@@ -200,16 +199,16 @@ export class I8042 {
     const fields = new StateReader(state, "i8042", 1);
     const memory = fields.uints("memory", MEMORY_BYTES, 0xff);
     const command = fields.bits("command", 0xff);
-    const a2 = fields.bool("a2");
+    const a2 = fields.boolean("a2");
     const bytes = (name: string): OutputByte | undefined => {
       if (!fields.has(name)) return undefined;
-      const byte = new StateReader(fields.nested(name), `i8042.${name}`);
+      const byte = new StateReader(fields.unknown(name), `i8042.${name}`);
       const source = SOURCES[byte.integer("source", 0, SOURCES.length - 1)]!;
-      return { value: byte.bits("value", 0xff), source, timeout: byte.bool("timeout") };
+      return { value: byte.bits("value", 0xff), source, timeout: byte.boolean("timeout") };
     };
     const output = bytes("output");
     const pending = bytes("pending");
-    const breakSeen = fields.bool("breakSeen");
+    const breakSeen = fields.boolean("breakSeen");
     this.#memory.set(memory);
     this.#command = command;
     this.#a2 = a2;

@@ -1,7 +1,6 @@
 export { A20Gate, type A20GateStateV1 } from "./a20.ts";
 export { AcpiPm, type AcpiPmOptions, type AcpiPmStateV1, GPE_COUNT, PM_TIMER_HZ } from "./acpi-pm.ts";
 export { type ApicMessage, DeliveryMode, decodeMsi } from "./apic-message.ts";
-export { HostBridge, type HostBridgeOptions, type HostBridgeStateV1 } from "./host-bridge.ts";
 export { Hpet, type HpetStateV1, type HpetTimerStateV1, type HpetWiring } from "./hpet.ts";
 export {
   I8042,
@@ -12,7 +11,8 @@ export {
 } from "./i8042.ts";
 export { IOAPIC_PINS, IoApic, type IoApicOptions, type IoApicStateV1 } from "./ioapic.ts";
 export { IrqChip, type IrqChipOptions, type IrqChipStateV1 } from "./irqchip.ts";
-export { EXTINT, LocalApic, type LocalApicHost, type LocalApicOptions } from "./lapic.ts";
+export { EXTINT, LocalApic } from "./lapic.ts";
+export type { LocalApicHost, LocalApicOptions } from "./lapic-options.ts";
 export { LvtEntry, Shorthand } from "./lapic-registers.ts";
 export type { LocalApicStateV1 } from "./lapic-state.ts";
 export type { LocalApicTimerStateV1 } from "./lapic-timer.ts";

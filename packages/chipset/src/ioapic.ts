@@ -9,8 +9,8 @@
  * Missing: SMI delivery (dropped).
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
+import { StateReader } from "@skep/vcpu";
 import { type ApicMessage, DeliveryMode } from "./apic-message.ts";
-import { StateReader } from "./state-reader.ts";
 
 /** Inputs, and so redirection entries. */
 export const IOAPIC_PINS = 24;

@@ -10,14 +10,22 @@
  * Global system interrupt n is I/O APIC input n. The MADT has to say so: I/O APIC base 0, interrupt source
  * override of ISA IRQ 0 to GSI 2 (bus-conforming edge), APIC IDs equal to the vCPU indices.
  */
-import type { Clock, InterruptController, IrqLine, LocalApicPort, MsiTarget, VcpuSignals } from "@skep/vcpu";
+import {
+  type Clock,
+  type InterruptController,
+  type IrqLine,
+  type LocalApicPort,
+  type MsiTarget,
+  StateReader,
+  type VcpuSignals,
+} from "@skep/vcpu";
 import { ApicBus } from "./apic-bus.ts";
 import { decodeMsi } from "./apic-message.ts";
 import { IOAPIC_PINS, IoApic, type IoApicStateV1 } from "./ioapic.ts";
-import { EXTINT, LocalApic, type LocalApicHost, type LocalApicOptions } from "./lapic.ts";
+import { EXTINT, LocalApic } from "./lapic.ts";
+import type { LocalApicHost, LocalApicOptions } from "./lapic-options.ts";
 import type { LocalApicStateV1 } from "./lapic-state.ts";
 import { Pic8259, type Pic8259StateV1 } from "./pic8259.ts";
-import { StateReader } from "./state-reader.ts";
 
 const ISA_IRQS = 16;
 /** The 8259s' cascade, no line of a device's. */
@@ -190,8 +198,8 @@ export class IrqChip implements InterruptController, MsiTarget {
     const lapics = from.array("lapics", this.#apics.length);
     const turn = from.uint("turn", this.#apics.length - 1);
     const saved = lapics.map((lapic, index) => this.#apics[index]!.parse(lapic));
-    const ioapic = IoApic.parse(from.nested("ioapic"));
-    const pic = Pic8259.parse(from.nested("pic"));
+    const ioapic = IoApic.parse(from.unknown("ioapic"));
+    const pic = Pic8259.parse(from.unknown("pic"));
     // From the receivers to the senders, so that nothing is sent through what is not restored yet.
     for (const [index, lapic] of saved.entries()) this.#apics[index]!.restore(lapic);
     this.ioapic.restore(ioapic);

@@ -1,5 +1,6 @@
 /** What a local APIC saves, and the check of what it is given back. */
 
+import { StateReader } from "@skep/vcpu";
 import {
   APIC_BASE,
   DFR_RESERVED,
@@ -11,7 +12,6 @@ import {
   LvtEntry,
 } from "./lapic-registers.ts";
 import { LocalApicTimer, type LocalApicTimerStateV1 } from "./lapic-timer.ts";
-import { StateReader } from "./state-reader.ts";
 
 export interface LocalApicStateV1 {
   kind: "lapic";
@@ -77,16 +77,16 @@ export function parseLocalApicState(state: unknown, bits: LocalApicBits): LocalA
     svr: from.uint("svr", 0xffff) & bits.svr,
     esr: from.uint("esr", 0xff) & ERRORS,
     errors: from.uint("errors", 0xff) & ERRORS,
-    errorRaised: from.bool("errorRaised"),
+    errorRaised: from.boolean("errorRaised"),
     icrLow: from.uint("icrLow", 0xffff_ffff) & ICR.WRITABLE,
     icrHigh: from.uint("icrHigh", 0xffff_ffff),
     lvt,
     isr: vectors("isr"),
     tmr: vectors("tmr"),
     irr: vectors("irr"),
-    extInt: from.bool("extInt"),
-    lint0: from.bool("lint0"),
-    lint1: from.bool("lint1"),
-    timer: LocalApicTimer.parse(from.nested("timer")),
+    extInt: from.boolean("extInt"),
+    lint0: from.boolean("lint0"),
+    lint1: from.boolean("lint1"),
+    timer: LocalApicTimer.parse(from.unknown("timer")),
   };
 }

@@ -8,8 +8,7 @@
  * its true period. Expiries that pass while the VM does not run are one interrupt, as they are in hardware
  * while interrupts are off.
  */
-import type { Clock, ClockTimer } from "@skep/vcpu";
-import { StateReader } from "./state-reader.ts";
+import { type Clock, type ClockTimer, StateReader } from "@skep/vcpu";
 
 /** LVT timer mode, bits 18:17. */
 export const TimerMode = { ONE_SHOT: 0, PERIODIC: 1, TSC_DEADLINE: 2 } as const;

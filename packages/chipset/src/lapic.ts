@@ -1,5 +1,7 @@
 /**
- * Local APIC, xAPIC and x2APIC (Intel SDM Vol. 3A ch. 11): one per vCPU. Registers: `lapic-registers.ts`.
+ * Local APIC, xAPIC and x2APIC (Intel SDM Vol. 3A ch. 11): one per vCPU. Here are its modes, registers, messages and
+ * errors; `lapic-registers.ts` has the register map, `lapic-priority.ts` what is requested and in service, `lapic-lvt.ts`
+ * the local vector table and LINT pins, `lapic-timer.ts` the timer, `lapic-ipi.ts` what the ICR asks for.
  *
  * The chip shows the vector that its processor should take (`pending`) and hands out messages through a
  * `LocalApicHost`; it knows neither other APICs nor the I/O APIC.
@@ -12,7 +14,11 @@
  */
 import type { AccessSize } from "@skep/memory";
 import type { Clock, LocalApicPort } from "@skep/vcpu";
-import { type ApicAddress, type ApicMessage, DeliveryMode, x2apicLogicalId } from "./apic-message.ts";
+import { type ApicAddress, DeliveryMode, x2apicLogicalId } from "./apic-message.ts";
+import { decodeIcr } from "./lapic-ipi.ts";
+import { LocalVectorTable, type LvtHost } from "./lapic-lvt.ts";
+import { checkLocalApicOptions, type LocalApicHost, type LocalApicOptions } from "./lapic-options.ts";
+import { InterruptPriority } from "./lapic-priority.ts";
 import {
   APIC_BASE,
   DFR_RESERVED,
@@ -22,63 +28,20 @@ import {
   ICR,
   LVT,
   LVT_ENTRIES,
-  LVT_NMI,
-  LVT_VIRTUAL_WIRE,
-  LVT_WRITABLE,
   LvtEntry,
   lvtEntryAt,
   MSR,
   REG,
   RESET_BASE,
-  Shorthand,
   SVR,
   VERSION,
   VERSION_EOI_SUPPRESSION,
 } from "./lapic-registers.ts";
 import { type LocalApicStateV1, parseLocalApicState } from "./lapic-state.ts";
 import { LocalApicTimer } from "./lapic-timer.ts";
-import { VectorSet } from "./vector-set.ts";
 
 /** `LocalApic.pending` while an ExtINT is: the vector is the 8259's to give, by an INTA cycle. */
 export const EXTINT = 0x100;
-
-/** What a local APIC sees of the machine. */
-export interface LocalApicHost {
-  /** Sends an IPI. `shorthand` (`Shorthand`) replaces the message's destination unless NONE. */
-  ipi(message: ApicMessage, shorthand: number): void;
-  /** A level-triggered interrupt with `vector` ended: the EOI message to the I/O APICs. */
-  eoi(vector: number): void;
-  /** `pending` changed to an interrupt: a halted processor has to look. */
-  wake(): void;
-  nmi(): void;
-  /** INIT; the APIC itself has taken its INIT state. */
-  init(): void;
-  startup(vector: number): void;
-}
-
-export interface LocalApicOptions {
-  /** APIC ID, 0 to 254. */
-  readonly id: number;
-  /** BSP flag of IA32_APIC_BASE at RESET; default `id === 0`. */
-  readonly bootProcessor?: boolean;
-  /**
-   * Comes out of RESET as firmware leaves a boot processor for an operating system (MP specification 1.4,
-   * sec. 3.6.2.2): enabled, LINT0 ExtINT, LINT1 NMI. Default false, the SDM's RESET state.
-   */
-  readonly virtualWire?: boolean;
-  /** x2APIC mode can be entered; default true. CPUID.1:ECX[21] has to agree. */
-  readonly x2apic?: boolean;
-  /** TSC-deadline mode and its MSR exist; default true. CPUID.1:ECX[24] has to agree. */
-  readonly tscDeadline?: boolean;
-  /** The EOI broadcast can be suppressed (SVR bit 12), for I/O APICs with an EOI register; default true. */
-  readonly eoiSuppression?: boolean;
-  /** Physical-address width in bits, 36 to 52: what IA32_APIC_BASE accepts; default 52. */
-  readonly physicalAddressBits?: number;
-  /** Timer frequency before its divider in Hz, 1 to 1e12; default 1e9. */
-  readonly timerHz?: number;
-  /** Ticks of this processor's TSC beyond the clock's, i.e. IA32_TSC_ADJUST; default none. */
-  readonly tscOffset?: () => bigint;
-}
 
 export class LocalApic implements LocalApicPort, ApicAddress {
   readonly id: number;
@@ -89,13 +52,13 @@ export class LocalApic implements LocalApicPort, ApicAddress {
   readonly #version: number;
   readonly #baseReserved: bigint;
   readonly #svrWritable: number;
-  readonly #lvtWritable: readonly number[];
+  readonly #lvt: LocalVectorTable;
+  readonly #interrupts = new InterruptPriority();
 
   #base = 0n;
   #enabled = false;
   #x2apic = false;
   #mmioBase: number | undefined;
-  #tpr = 0;
   #ldr = 0;
   #dfr = 0;
   #svr = 0;
@@ -104,21 +67,12 @@ export class LocalApic implements LocalApicPort, ApicAddress {
   #errorRaised = false;
   #icrLow = 0;
   #icrHigh = 0;
-  readonly #lvt = new Uint32Array(LVT_ENTRIES);
-  readonly #isr = new VectorSet();
-  readonly #tmr = new VectorSet();
-  readonly #irr = new VectorSet();
   #extInt = false;
-  #lint0 = false;
-  #lint1 = false;
   #pending = -1;
 
   /** @throws RangeError where an option is out of its range. */
   constructor(host: LocalApicHost, clock: Clock, options: LocalApicOptions) {
-    const { id, physicalAddressBits = 52, timerHz = 1e9 } = options;
-    checkOption("id", id, 0, 254, Number.isInteger(id));
-    checkOption("physicalAddressBits", physicalAddressBits, 36, 52, Number.isInteger(physicalAddressBits));
-    checkOption("timerHz", timerHz, 1, 1e12, true);
+    const { id, physicalAddressBits, timerHz } = checkLocalApicOptions(options);
     const suppression = options.eoiSuppression ?? true;
     this.id = id;
     this.#host = host;
@@ -126,12 +80,11 @@ export class LocalApic implements LocalApicPort, ApicAddress {
     this.#hasDeadline = options.tscDeadline ?? true;
     this.#version = VERSION | (suppression ? VERSION_EOI_SUPPRESSION : 0);
     this.#svrWritable = SVR.VECTOR | SVR.ENABLED | SVR.FOCUS_DISABLED | (suppression ? SVR.SUPPRESS_EOI : 0);
-    const timerModes = LVT.TIMER_PERIODIC | (this.#hasDeadline ? LVT.TIMER_DEADLINE : 0);
-    this.#lvtWritable = LVT_WRITABLE.map((bits, entry) => bits | (entry === LvtEntry.TIMER ? timerModes : 0));
+    this.#lvt = new LocalVectorTable(this.#lvtHost(), { hasDeadline: this.#hasDeadline });
     const address = ((1n << BigInt(physicalAddressBits)) - 1n) & ~0xfffn;
     const flags = APIC_BASE.BSP | APIC_BASE.ENABLED | ((options.x2apic ?? true) ? APIC_BASE.EXTD : 0n);
     this.#baseReserved = ~(address | flags);
-    this.#timer = new LocalApicTimer(clock, () => this.#local(LvtEntry.TIMER), {
+    this.#timer = new LocalApicTimer(clock, () => this.#lvt.fire(LvtEntry.TIMER), {
       hz: timerHz,
       tscOffset: options.tscOffset ?? (() => 0n),
     });
@@ -145,8 +98,7 @@ export class LocalApic implements LocalApicPort, ApicAddress {
 
   /** Processor priority (sec. 11.8.3.1); the least takes a lowest-priority interrupt. */
   get ppr(): number {
-    const inService = this.#isr.highest();
-    return inService < 0 || (this.#tpr & 0xf0) >= (inService & 0xf0) ? this.#tpr : inService & 0xf0;
+    return this.#interrupts.processorPriority;
   }
 
   /** Enabled by IA32_APIC_BASE and SVR: takes fixed interrupts. */
@@ -173,11 +125,11 @@ export class LocalApic implements LocalApicPort, ApicAddress {
   }
 
   getTpr(): number {
-    return this.#tpr >>> 4;
+    return this.#interrupts.taskPriority >>> 4;
   }
 
   setTpr(value: number): void {
-    this.#tpr = (value & 0xf) << 4;
+    this.#interrupts.taskPriority = (value & 0xf) << 4;
     this.#update();
   }
 
@@ -244,8 +196,7 @@ export class LocalApic implements LocalApicPort, ApicAddress {
     if (taken === EXTINT) {
       this.#extInt = false;
     } else if (taken >= 0) {
-      this.#irr.delete(taken);
-      this.#isr.add(taken);
+      this.#interrupts.take(taken);
     }
     this.#update();
     return taken;
@@ -285,27 +236,16 @@ export class LocalApic implements LocalApicPort, ApicAddress {
    */
   setLint(pin: 0 | 1, level: boolean): void {
     if (pin === 0) {
-      if (this.#lint0 === level) return;
-      this.#lint0 = level;
-      // Only fixed delivery has a trigger mode: NMI and INIT are edges, ExtINT a level (sec. 11.5.1).
-      const levelFixed = (this.#lvt[LvtEntry.LINT0]! & (LVT.MODE | LVT.TRIGGER_LEVEL)) === LVT.TRIGGER_LEVEL;
-      if (levelFixed) this.#serviceLint0();
-      else if (level) this.#local(LvtEntry.LINT0);
+      this.#lvt.setLint0(level);
       this.#update();
-    } else {
-      if (this.#lint1 === level) return;
-      this.#lint1 = level;
-      if (!level) return;
-      if (this.#enabled) this.#local(LvtEntry.LINT1);
-      else this.#host.nmi();
-    }
+    } else this.#lvt.setLint1(level);
   }
 
   /** A thermal, performance-monitoring or corrected-machine-check event: fires its LVT entry. */
   localEvent(entry: typeof LvtEntry.CMCI | typeof LvtEntry.THERMAL | typeof LvtEntry.PERFORMANCE): void {
-    this.#local(entry);
+    this.#lvt.fire(entry);
     // The performance entry is masked as it is delivered (sec. 11.5.1).
-    if (entry === LvtEntry.PERFORMANCE) this.#lvt[entry] = this.#lvt[entry]! | LVT.MASKED;
+    if (entry === LvtEntry.PERFORMANCE) this.#lvt.mask(entry);
   }
 
   /** This processor's TSC offset (IA32_TSC_ADJUST) changed. */
@@ -320,8 +260,7 @@ export class LocalApic implements LocalApicPort, ApicAddress {
     this.#resetRegisters();
     if (this.#options.virtualWire) {
       this.#svr |= SVR.ENABLED;
-      this.#lvt[LvtEntry.LINT0] = LVT_VIRTUAL_WIRE;
-      this.#lvt[LvtEntry.LINT1] = LVT_NMI;
+      this.#lvt.setVirtualWire();
     }
     this.#update();
   }
@@ -341,7 +280,7 @@ export class LocalApic implements LocalApicPort, ApicAddress {
       case REG.VERSION:
         return this.#version;
       case REG.TPR:
-        return this.#tpr;
+        return this.#interrupts.taskPriority;
       case REG.APR:
       case REG.RRD:
       case REG.EOI:
@@ -367,20 +306,16 @@ export class LocalApic implements LocalApicPort, ApicAddress {
       case REG.TIMER_DIVIDE:
         return this.#timer.divideConfig;
     }
-    if (register >= REG.ISR && register < REG.ESR) {
-      const index = (register >>> 4) & 7;
-      if (register < REG.TMR) return this.#isr.word(index);
-      return register < REG.IRR ? this.#tmr.word(index) : this.#irr.word(index);
-    }
+    if (register >= REG.ISR && register < REG.ESR) return this.#interrupts.read(register);
     const entry = lvtEntryAt(register);
-    return entry < 0 ? undefined : this.#lvt[entry]!;
+    return entry < 0 ? undefined : this.#lvt.read(entry);
   }
 
   /** False where there is no such register; writes to read-only ones vanish. */
   #writeRegister(register: number, value: number): boolean {
     switch (register) {
       case REG.TPR:
-        this.#tpr = value & 0xff;
+        this.#interrupts.taskPriority = value & 0xff;
         this.#update();
         return true;
       case REG.EOI:
@@ -396,7 +331,7 @@ export class LocalApic implements LocalApicPort, ApicAddress {
         this.#svr = value & this.#svrWritable;
         // Software-disabling masks every entry (sec. 11.4.7.2).
         if ((value & SVR.ENABLED) === 0)
-          for (let entry = 0; entry < LVT_ENTRIES; entry++) this.#writeLvt(entry, this.#lvt[entry]!);
+          for (let entry = 0; entry < LVT_ENTRIES; entry++) this.#writeLvt(entry, this.#lvt.read(entry));
         return true;
       case REG.ESR:
         // Shows what has been logged since the last write, and rearms the error interrupt (sec. 11.5.3).
@@ -447,26 +382,14 @@ export class LocalApic implements LocalApicPort, ApicAddress {
       default: {
         // An LVT entry's read-only bits are what a read-modify-write brings back: let through.
         const entry = lvtEntryAt(register);
-        return entry < 0 ? undefined : this.#lvtWritable[entry]! | LVT.DELIVERY_STATUS | LVT.REMOTE_IRR;
+        return entry < 0 ? undefined : this.#lvt.writable[entry]! | LVT.DELIVERY_STATUS | LVT.REMOTE_IRR;
       }
     }
   }
 
   #writeLvt(entry: number, written: number): void {
-    const masked = (this.#svr & SVR.ENABLED) === 0 ? LVT.MASKED : 0;
-    const value = (written & this.#lvtWritable[entry]!) | masked;
-    if (entry === LvtEntry.TIMER) this.#configureTimer(value);
-    // Remote IRR belongs to level triggering and goes with it.
-    const remote = (value & LVT.TRIGGER_LEVEL) !== 0 ? this.#lvt[entry]! & LVT.REMOTE_IRR : 0;
-    this.#lvt[entry] = value | remote;
-    if (entry === LvtEntry.LINT0) {
-      this.#serviceLint0();
-      this.#update();
-    }
-  }
-
-  #configureTimer(entry: number): void {
-    this.#timer.configure((entry >>> LVT.TIMER_MODE_SHIFT) & 3, (entry & LVT.MASKED) !== 0);
+    this.#lvt.write(entry, written, (this.#svr & SVR.ENABLED) === 0);
+    this.#update();
   }
 
   #writeBase(value: bigint): boolean {
@@ -492,7 +415,6 @@ export class LocalApic implements LocalApicPort, ApicAddress {
   }
 
   #resetRegisters(): void {
-    this.#tpr = 0;
     this.#ldr = 0;
     this.#dfr = 0xffff_ffff;
     this.#svr = SVR.VECTOR;
@@ -501,10 +423,8 @@ export class LocalApic implements LocalApicPort, ApicAddress {
     this.#errorRaised = false;
     this.#icrLow = 0;
     this.#icrHigh = 0;
-    this.#lvt.fill(LVT.MASKED);
-    this.#isr.clear();
-    this.#tmr.clear();
-    this.#irr.clear();
+    this.#lvt.reset();
+    this.#interrupts.clear();
     this.#extInt = false;
     this.#timer.reset();
   }
@@ -513,73 +433,39 @@ export class LocalApic implements LocalApicPort, ApicAddress {
 
   /** Sets IRR. False where the vector is illegal. */
   #request(vector: number, level: boolean): boolean {
-    if (vector < FIRST_VECTOR) {
-      this.#error(ESR.RECEIVE_ILLEGAL_VECTOR);
-      return false;
-    }
-    this.#irr.add(vector);
-    if (level) this.#tmr.add(vector);
-    else this.#tmr.delete(vector);
-    this.#update();
-    return true;
+    const accepted = this.#interrupts.request(vector, level);
+    if (accepted) this.#update();
+    else this.#error(ESR.RECEIVE_ILLEGAL_VECTOR);
+    return accepted;
   }
 
   #endOfInterrupt(): void {
-    const vector = this.#isr.highest();
+    const vector = this.#interrupts.end();
     if (vector < 0) return;
-    this.#isr.delete(vector);
     this.#update();
-    if (!this.#tmr.has(vector)) return;
-    const lint0 = this.#lvt[LvtEntry.LINT0]!;
-    if ((lint0 & LVT.REMOTE_IRR) !== 0 && (lint0 & 0xff) === vector) {
-      this.#lvt[LvtEntry.LINT0] = lint0 & ~LVT.REMOTE_IRR;
-      this.#serviceLint0();
-    }
+    if (!this.#interrupts.isLevelTriggered(vector)) return;
+    this.#lvt.endOfInterrupt(vector);
     if ((this.#svr & SVR.SUPPRESS_EOI) === 0) this.#host.eoi(vector);
   }
 
-  /** Fires an LVT entry. */
-  #local(entry: number): void {
-    const value = this.#lvt[entry]!;
-    if (!this.#enabled || (value & LVT.MASKED) !== 0) return;
-    const mode = (value & LVT.MODE) >>> LVT.MODE_SHIFT;
-    if (mode === DeliveryMode.FIXED) this.#request(value & 0xff, false);
-    else if (mode === DeliveryMode.NMI || mode === DeliveryMode.INIT) this.accept(mode, 0, false);
-    // ExtINT follows the level of LINT0 (`#extIntPending`); SMI and reserved modes are dropped.
-  }
-
-  /** Level-triggered fixed LINT0: one interrupt, then another after its EOI while the line stays asserted. */
-  #serviceLint0(): void {
-    const entry = this.#lvt[LvtEntry.LINT0]!;
-    const state = entry & (LVT.MASKED | LVT.REMOTE_IRR | LVT.MODE | LVT.TRIGGER_LEVEL);
-    if (!this.#lint0 || !this.#enabled || state !== LVT.TRIGGER_LEVEL) return;
-    if (this.#request(entry & 0xff, true)) this.#lvt[LvtEntry.LINT0] = entry | LVT.REMOTE_IRR;
+  #lvtHost(): LvtHost {
+    const isEnabled = (): boolean => this.#enabled;
+    return {
+      get isEnabled() {
+        return isEnabled();
+      },
+      request: (vector, level) => this.#request(vector, level),
+      accept: (mode) => void this.accept(mode, 0, false),
+      nmi: () => this.#host.nmi(),
+      configureTimer: (mode, isMasked) => this.#timer.configure(mode, isMasked),
+    };
   }
 
   #sendIpi(): void {
-    const low = this.#icrLow;
-    const mode = (low >>> ICR.MODE_SHIFT) & 7;
-    const vector = low & 0xff;
-    const shorthand = (low >>> ICR.SHORTHAND_SHIFT) & 3;
-    // A level de-assertion only synchronised arbitration IDs, before the Pentium 4; everything else is sent
-    // as an edge (table 11-3).
-    if ((low & ICR.LEVEL) !== 0 && (low & ICR.ASSERT) === 0) return;
-    const fixed = mode === DeliveryMode.FIXED;
-    // Self and all-including-self go with fixed delivery only (table 11-3); there is no ExtINT IPI.
-    if ((shorthand === Shorthand.SELF || shorthand === Shorthand.ALL) && !fixed) return;
-    if (mode === DeliveryMode.EXTINT) return;
-    if (shorthand === Shorthand.SELF) {
-      this.#sendSelf(vector);
-      return;
-    }
-    if ((fixed || mode === DeliveryMode.LOWEST_PRIORITY) && vector < FIRST_VECTOR) {
-      this.#error(ESR.SEND_ILLEGAL_VECTOR);
-      return;
-    }
-    const wide = this.#x2apic;
-    const destination = wide ? this.#icrHigh : this.#icrHigh >>> 24;
-    const logical = (low & ICR.LOGICAL) !== 0;
-    this.#host.ipi({ destination, logical, wide, mode, vector, level: false }, shorthand);
+    const command = decodeIcr(this.#icrLow, this.#icrHigh, this.#x2apic);
+    if (command.kind === "self") this.#sendSelf(command.vector);
+    else if (command.kind === "illegal") this.#error(ESR.SEND_ILLEGAL_VECTOR);
+    else if (command.kind === "send") this.#host.ipi(command.message, command.shorthand);
   }
 
   #sendSelf(vector: number): void {
@@ -590,29 +476,17 @@ export class LocalApic implements LocalApicPort, ApicAddress {
   /** Logs an error and raises the error interrupt, once until ESR is written. */
   #error(bit: number): void {
     this.#errors |= bit;
-    if (this.#errorRaised || (this.#lvt[LvtEntry.ERROR]! & LVT.MASKED) !== 0) return;
+    if (this.#errorRaised || this.#lvt.isMasked(LvtEntry.ERROR)) return;
     this.#errorRaised = true;
-    this.#local(LvtEntry.ERROR);
+    this.#lvt.fire(LvtEntry.ERROR);
   }
 
   /** Recomputes `pending` from the registers; called after every change of them. */
   #update(): void {
-    let next = -1;
-    if (this.#extIntPending()) {
-      next = EXTINT;
-    } else {
-      const vector = this.#irr.highest();
-      if (vector >= 0 && (vector & 0xf0) > (this.ppr & 0xf0)) next = vector;
-    }
+    const next = this.#extInt || this.#lvt.isExtIntAsserted ? EXTINT : this.#interrupts.next;
     if (next === this.#pending) return;
     this.#pending = next;
     if (next >= 0) this.#host.wake();
-  }
-
-  #extIntPending(): boolean {
-    if (this.#extInt) return true;
-    if (!this.#lint0) return false;
-    return !this.#enabled || (this.#lvt[LvtEntry.LINT0]! & (LVT.MASKED | LVT.MODE)) === LVT_VIRTUAL_WIRE;
   }
 
   // State.
@@ -622,7 +496,6 @@ export class LocalApic implements LocalApicPort, ApicAddress {
       kind: "lapic",
       version: 1,
       apicBase: this.#base,
-      tpr: this.#tpr,
       ldr: this.#ldr,
       dfr: this.#dfr,
       svr: this.#svr,
@@ -631,13 +504,9 @@ export class LocalApic implements LocalApicPort, ApicAddress {
       errorRaised: this.#errorRaised,
       icrLow: this.#icrLow,
       icrHigh: this.#icrHigh,
-      lvt: [...this.#lvt],
-      isr: this.#isr.save(),
-      tmr: this.#tmr.save(),
-      irr: this.#irr.save(),
+      ...this.#lvt.save(),
+      ...this.#interrupts.save(),
       extInt: this.#extInt,
-      lint0: this.#lint0,
-      lint1: this.#lint1,
       timer: this.#timer.save(),
     };
   }
@@ -650,7 +519,7 @@ export class LocalApic implements LocalApicPort, ApicAddress {
     return parseLocalApicState(state, {
       base: ~this.#baseReserved,
       svr: this.#svrWritable,
-      lvt: this.#lvtWritable,
+      lvt: this.#lvt.writable,
     });
   }
 
@@ -658,7 +527,6 @@ export class LocalApic implements LocalApicPort, ApicAddress {
   restore(state: unknown): void {
     const saved = this.parse(state);
     this.#setBase(saved.apicBase);
-    this.#tpr = saved.tpr;
     this.#ldr = saved.ldr;
     this.#dfr = saved.dfr;
     this.#svr = saved.svr;
@@ -667,23 +535,13 @@ export class LocalApic implements LocalApicPort, ApicAddress {
     this.#errorRaised = saved.errorRaised;
     this.#icrLow = saved.icrLow;
     this.#icrHigh = saved.icrHigh;
-    this.#lvt.set(saved.lvt);
-    this.#isr.restore(saved.isr);
-    this.#tmr.restore(saved.tmr);
-    this.#irr.restore(saved.irr);
+    this.#interrupts.restore(saved);
     this.#extInt = saved.extInt;
-    this.#lint0 = saved.lint0;
-    this.#lint1 = saved.lint1;
     this.#timer.reset();
-    this.#configureTimer(saved.lvt[LvtEntry.TIMER]!);
+    this.#lvt.restore(saved);
     this.#timer.restore(saved.timer);
     // A processor that halts with an interrupt pending has to be woken, whatever was pending before.
     this.#pending = -1;
     this.#update();
   }
-}
-
-function checkOption(name: string, value: number, min: number, max: number, integral: boolean): void {
-  if (integral && value >= min && value <= max) return;
-  throw new RangeError(`LocalApicOptions.${name}: expected a number in [${min}, ${max}], got ${value}`);
 }

@@ -117,6 +117,9 @@ export const GSI_OVERRIDE = {
   PIT: 2,
 } as const;
 
+/** Global system interrupts, and so I/O APIC inputs, of the four lines that PCI's interrupt pins share. */
+export const PCI_INTX_GSIS = [16, 17, 18, 19] as const;
+
 /** ACPI's fixed values: what the FADT tells and the chips answer to. */
 export const Acpi = {
   /** Written to the SMI command port: hand ACPI events to the operating system, and back. */

@@ -15,7 +15,7 @@
  * as the master's spurious IR7; a spurious IR15 takes one that goes within the INTA cycle, a single step here.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateReader } from "./state-reader.ts";
+import { StateReader } from "@skep/vcpu";
 
 /** Offsets from the chip's port, selected by A0. */
 const REG = {
@@ -416,8 +416,8 @@ export class Pic8259 {
     return {
       kind: "pic8259",
       version: 1,
-      master: parseChip(from.nested("master"), "pic8259 master"),
-      slave: parseChip(from.nested("slave"), "pic8259 slave"),
+      master: parseChip(from.unknown("master"), "pic8259.master"),
+      slave: parseChip(from.unknown("slave"), "pic8259.slave"),
     };
   }
 
@@ -464,9 +464,9 @@ function parseChip(state: unknown, kind: string): Pic8259ChipStateV1 {
     levels: from.uint("levels", 0xff),
     elcr: from.uint("elcr", 0xff),
     lowest: from.uint("lowest", 7),
-    rotateOnAutoEoi: from.bool("rotateOnAutoEoi"),
-    specialMask: from.bool("specialMask"),
-    readIsr: from.bool("readIsr"),
-    poll: from.bool("poll"),
+    rotateOnAutoEoi: from.boolean("rotateOnAutoEoi"),
+    specialMask: from.boolean("specialMask"),
+    readIsr: from.boolean("readIsr"),
+    poll: from.boolean("poll"),
   };
 }

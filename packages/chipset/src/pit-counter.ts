@@ -5,7 +5,7 @@
  * what (`n`); count, OUT and the next edge are computed from the tick they are asked for. The owner converts
  * time to ticks of the 1.193182 MHz input.
  */
-import type { StateReader } from "./state-reader.ts";
+import type { StateReader } from "@skep/vcpu";
 
 /** Bits of a control word (Intel 82C54 data sheet, figure 7), without the counter select. */
 export const CW = {
@@ -251,14 +251,14 @@ export class PitCounter {
 
   /** A counter with the saved state. @throws StateError */
   static restore(fields: StateReader, tick: number): PitCounter {
-    const counter = new PitCounter(fields.bool("gate"));
+    const counter = new PitCounter(fields.boolean("gate"));
     counter.#control = fields.bits("control", 0x3f);
-    counter.#counted = fields.bool("counted");
-    counter.#running = fields.bool("running");
+    counter.#counted = fields.boolean("counted");
+    counter.#running = fields.boolean("running");
     counter.#countRegister = fields.integer("countRegister", 1, 0x1_0000);
     counter.#n = fields.integer("n", 1, 0x1_0000);
     counter.#origin = fields.integer("origin", -MAX_TICKS, MAX_TICKS) + tick;
-    counter.#before = fields.bool("before");
+    counter.#before = fields.boolean("before");
     counter.#held = fields.integer("held", -1, MAX_TICKS);
     if (fields.has("pendingAt")) {
       counter.#pendingAt = fields.integer("pendingAt", -MAX_TICKS, MAX_TICKS) + tick;
@@ -267,7 +267,7 @@ export class PitCounter {
       counter.#nullUntil = fields.integer("nullUntil", -MAX_TICKS, MAX_TICKS) + tick;
     }
     counter.#writeLow = fields.integer("writeLow", -1, 0xff);
-    counter.#readHigh = fields.bool("readHigh");
+    counter.#readHigh = fields.boolean("readHigh");
     counter.#latchedCount = fields.integer("latchedCount", -1, 0xffff);
     counter.#latchedStatus = fields.integer("latchedStatus", -1, 0xff);
     return counter;

@@ -13,10 +13,9 @@
  * which the data sheet leaves undefined, a counter stands still in mode 0 with OUT low.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
+import { type Clock, type ClockTimer, type IrqLine, StateReader } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { CW, PitCounter, type PitCounterStateV1 } from "./pit-counter.ts";
-import { StateReader } from "./state-reader.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
 
 /** Registers, by offset from port 0x40. */

@@ -6,10 +6,9 @@
  * comes, so their two bits read as 0.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import type { Clock } from "@skep/vcpu";
+import { type Clock, StateReader } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { PIT_HZ, type Pit8254 } from "./pit8254.ts";
-import { StateReader } from "./state-reader.ts";
 import { ticksAt } from "./ticks.ts";
 
 /** Bits of port 0x61. */

@@ -3,10 +3,10 @@
  * sec. 13.7.3). The gate is shared with the i8042.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
+import { StateReader } from "@skep/vcpu";
 import type { A20Gate } from "./a20.ts";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import type { ResetKind } from "./reset-control.ts";
-import { StateReader } from "./state-reader.ts";
 
 /** Bits of port 0x92. */
 export const PORT92 = {
@@ -66,6 +66,6 @@ export class Port92 implements BusDevice, ByteRegisters {
 
   /** Restores the port alone; the gate has its own state. @throws StateError */
   restore(state: unknown): void {
-    this.#initNow = new StateReader(state, "port92", 1).bool("initNow");
+    this.#initNow = new StateReader(state, "port92", 1).boolean("initNow");
   }
 }

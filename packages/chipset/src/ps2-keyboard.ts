@@ -5,8 +5,9 @@
  * Missing: scan code sets 1 and 3 (asked for, they are refused with RESEND; the controller translates to set 1
  * by itself), and typematic repeat, which is the host's.
  */
+
+import { StateReader } from "@skep/vcpu";
 import { MAX_REPLY_BYTES, PS2_COMMAND, PS2_REPLY, type Ps2Device, Ps2Queue } from "./ps2-device.ts";
-import { StateReader } from "./state-reader.ts";
 
 /** Commands of the keyboard alone. */
 export const KEYBOARD_COMMAND = {
@@ -101,7 +102,7 @@ export class Ps2Keyboard implements Ps2Device {
 
   restore(state: unknown): void {
     const fields = new StateReader(state, "ps2-keyboard", 1);
-    const scanning = fields.bool("scanning");
+    const scanning = fields.boolean("scanning");
     const leds = fields.bits("leds", 7);
     const typematic = fields.bits("typematic", 0x7f);
     const command = fields.bits("command", 0xff);

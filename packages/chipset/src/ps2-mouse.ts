@@ -4,8 +4,9 @@
  *
  * Missing: the wheel (IntelliMouse ids 3 and 4).
  */
+
+import { StateReader } from "@skep/vcpu";
 import { MAX_REPLY_BYTES, PS2_COMMAND, PS2_REPLY, type Ps2Device, Ps2Queue } from "./ps2-device.ts";
-import { StateReader } from "./state-reader.ts";
 
 /** Commands of the mouse alone. */
 export const MOUSE_COMMAND = {
@@ -118,10 +119,10 @@ export class Ps2Mouse implements Ps2Device {
 
   restore(state: unknown): void {
     const fields = new StateReader(state, "ps2-mouse", 1);
-    const enabled = fields.bool("enabled");
-    const remote = fields.bool("remote");
-    const wrap = fields.bool("wrap");
-    const scaling = fields.bool("scaling");
+    const enabled = fields.boolean("enabled");
+    const remote = fields.boolean("remote");
+    const wrap = fields.boolean("wrap");
+    const scaling = fields.boolean("scaling");
     const resolution = fields.bits("resolution", 3);
     const rate = fields.bits("rate", 0xff);
     const buttons = fields.bits("buttons", 7);

@@ -3,11 +3,11 @@
  *
  * The byte lies inside the PCI configuration address port 0xCF8, which is decoded for 32-bit accesses only. So the
  * chip takes that port's four bytes and answers to the one: without it the bus would split a PCI configuration
- * address into bytes, and one of them could reset the machine. A PCI host bridge (host-bridge.ts) owns the range instead
- * and hands its byte accesses on to this chip.
+ * address into bytes, and one of them could reset the machine. A PCI host bridge (`@skep/pci`) owns the range instead and
+ * hands its byte accesses on to this chip.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateReader } from "./state-reader.ts";
+import { StateReader } from "@skep/vcpu";
 
 /** Offset of the register from 0xCF8. */
 const RST_CNT_OFFSET = 1;

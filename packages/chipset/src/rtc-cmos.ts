@@ -11,10 +11,9 @@
  * bases other than 32.768 kHz are bits without effect; the index port reads as 0xFF.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
+import { type Clock, type ClockTimer, type IrqLine, StateReader } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
 import { civilSeconds, civilTime } from "./calendar.ts";
-import { StateReader } from "./state-reader.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
 
 /** Ports, by offset from 0x70. */
@@ -269,7 +268,7 @@ export class RtcCmos implements BusDevice, ByteRegisters {
   restore(state: unknown): void {
     const fields = new StateReader(state, "rtc-cmos", 1);
     const index = fields.bits("index", 0x7f);
-    const nmiDisabled = fields.bool("nmiDisabled");
+    const nmiDisabled = fields.boolean("nmiDisabled");
     const cmos = fields.uints("cmos", CMOS_BYTES, 0xff);
     const flags = fields.bits("flags", FLAGS);
     const seconds = fields.integer("seconds", -MAX_SECONDS, MAX_SECONDS);

@@ -12,9 +12,8 @@
  * registers only; the character timeout is that of 115,200 baud whatever the divisor.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import type { Clock, ClockTimer, IrqLine } from "@skep/vcpu";
+import { type Clock, type ClockTimer, type IrqLine, StateReader } from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
-import { StateReader } from "./state-reader.ts";
 
 /** Registers, by offset (PC16550D, table II). */
 export const UART_REG = {
@@ -357,13 +356,13 @@ export class Uart16550 implements BusDevice, ByteRegisters {
     const modem = fields.bits("modem", MSR_LINES);
     const scratch = fields.bits("scratch", 0xff);
     const divisor = fields.bits("divisor", 0xffff);
-    const overrun = fields.bool("overrun");
+    const overrun = fields.boolean("overrun");
     const capacity = (fcr & FCR.ENABLE) !== 0 ? UART_FIFO_BYTES : 1;
     const rx = fields.queue("rx", capacity, (CHARACTER_ERRORS << ERROR_SHIFT) | 0xff);
-    const thrPending = fields.bool("thrPending");
-    const thrDeferred = fields.bool("thrDeferred");
-    const timeoutPending = fields.bool("timeoutPending");
-    const spaceWanted = fields.bool("spaceWanted");
+    const thrPending = fields.boolean("thrPending");
+    const thrDeferred = fields.boolean("thrDeferred");
+    const timeoutPending = fields.boolean("timeoutPending");
+    const spaceWanted = fields.boolean("spaceWanted");
 
     this.#ier = ier;
     this.#fcr = fcr;

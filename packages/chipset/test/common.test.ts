@@ -2,7 +2,6 @@ import { Mmio, Pm, Port } from "@skep/chipset";
 import { FakeClock, LineProbe } from "@skep/chipset/testing";
 import { describe, expect, it } from "vitest";
 import { readBytes, writeBytes } from "../src/access.ts";
-import { StateReader } from "../src/state-reader.ts";
 import { nsOfTick, ticksAt } from "../src/ticks.ts";
 
 describe("layout", () => {
@@ -56,27 +55,6 @@ describe("ticks", () => {
 function floorDivide(a: bigint, b: bigint): bigint {
   return a / b - (a % b < 0n ? 1n : 0n);
 }
-
-describe("StateReader", () => {
-  it("names the field, what was expected and what came", () => {
-    const fields = new StateReader(
-      { a: 1.5, b: "x".repeat(1000), c: 3n, d: 6, e: [1, 2], f: [{}, 7] },
-      "chip",
-    );
-    expect(() => fields.integer("a", 0, 9)).toThrow("chip state: a: expected an integer in [0, 9], got 1.5");
-    expect(() => fields.bool("b")).toThrow(/got "x{40}"$/);
-    expect(() => fields.bits("c", 1)).toThrow(/got 0x3n/);
-    expect(() => fields.bits("d", 5)).toThrow(/no bits outside 0x5, got 6/);
-    expect(fields.bits("d", 0xffff_ffff)).toBe(6);
-    expect(fields.queue("e", 2, 2)).toEqual([1, 2]);
-    expect(() => fields.queue("e", 1, 2)).toThrow(/at most 1/);
-    expect(() => fields.queue("e", 2, 1)).toThrow(/integers in/);
-    expect(() => fields.queue("missing", 2, 1)).toThrow(/got undefined/);
-    expect(() => fields.parts("f", 2)).toThrow("chip.f[1] state: expected an object, got 7");
-    expect(fields.has("missing")).toBe(false);
-    expect(() => new StateReader([], "chip")).toThrow(/expected an object, got an array of 0/);
-  });
-});
 
 describe("the fakes", () => {
   it("fire timers in order of deadline, those armed on the way too, never inside arm", () => {

@@ -1,7 +1,6 @@
 import {
   A20Gate,
   AcpiPm,
-  HostBridge,
   Hpet,
   I8042,
   Pit8254,
@@ -43,7 +42,6 @@ function machine(): Machine {
   const rtc = new RtcCmos(clock, hpet.rtcInput);
   const pm = new AcpiPm(clock, line(), { timerBits: 24 });
   const reset = new ResetControl(() => {});
-  const bridge = new HostBridge(reset);
   const a20 = new A20Gate();
   const port92 = new Port92(a20, () => {});
   const keyboard = new Ps2Keyboard();
@@ -55,7 +53,7 @@ function machine(): Machine {
   });
   return {
     clock,
-    chips: { a20, keyboard, mouse, kbc, hpet, pit, port61, rtc, pm, reset, bridge, port92, uart },
+    chips: { a20, keyboard, mouse, kbc, hpet, pit, port61, rtc, pm, reset, port92, uart },
     ports: [
       { device: hpet, bytes: 0x400 },
       { device: pit, bytes: 4 },
@@ -63,8 +61,7 @@ function machine(): Machine {
       { device: rtc, bytes: 2 },
       { device: pm, bytes: 0x30 },
       { device: pm.smiCommand, bytes: 2 },
-      { device: bridge.address, bytes: 4 },
-      { device: bridge.data, bytes: 4 },
+      { device: reset, bytes: 4 },
       { device: port92, bytes: 1 },
       { device: kbc.data, bytes: 1 },
       { device: kbc.command, bytes: 1 },

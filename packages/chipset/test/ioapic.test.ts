@@ -276,11 +276,11 @@ describe("state", () => {
     const { chip, wr, rd } = setup();
     wr(0x14, 0x31);
     const broken = { ...setup().chip.save(), [field]: value };
-    expect(() => chip.restore(broken)).toThrow(new RegExp(`ioapic state: ${field}: expected`));
+    expect(() => chip.restore(broken)).toThrow(new RegExp(`ioapic\\.${field}: expected`));
     expect(rd(0x14)).toBe(0x31);
   });
 
   it.each([undefined, null, 1, "x", []])("is refused where it is %o", (state) => {
-    expect(() => setup().chip.restore(state)).toThrow(/ioapic state: expected an object/);
+    expect(() => setup().chip.restore(state)).toThrow(/ioapic: expected an object/);
   });
 });

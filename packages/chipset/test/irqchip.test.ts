@@ -468,22 +468,22 @@ describe("state", () => {
   });
 
   const broken: [string, (state: ReturnType<IrqChip["save"]>) => unknown, RegExp][] = [
-    ["no object", () => 7, /irqchip state: expected an object, got 7/],
-    ["another kind", (state) => ({ ...state, kind: "lapic" }), /irqchip state: kind/],
-    ["another version", (state) => ({ ...state, version: 2 }), /irqchip state: version: expected 1, got 2/],
+    ["no object", () => 7, /irqchip: expected an object, got 7/],
+    ["another kind", (state) => ({ ...state, kind: "lapic" }), /irqchip\.kind/],
+    ["another version", (state) => ({ ...state, version: 2 }), /irqchip\.version: expected 1, got 2/],
     [
       "too few APICs",
       (state) => ({ ...state, lapics: state.lapics.slice(1) }),
       /lapics: expected an array of 2/,
     ],
-    ["a turn beyond", (state) => ({ ...state, turn: 2 }), /irqchip state: turn/],
-    ["no I/O APIC", (state) => ({ ...state, ioapic: undefined }), /ioapic state/],
-    ["no 8259s", (state) => ({ ...state, pic: null }), /pic8259 state/],
+    ["a turn beyond", (state) => ({ ...state, turn: 2 }), /irqchip\.turn/],
+    ["no I/O APIC", (state) => ({ ...state, ioapic: undefined }), /ioapic: expected/],
+    ["no 8259s", (state) => ({ ...state, pic: null }), /pic8259: expected/],
   ];
   const lapic = (field: string, value: unknown): (typeof broken)[number] => [
     `lapic.${field} ${String(value)}`,
     (state) => ({ ...state, lapics: [state.lapics[0], { ...state.lapics[1], [field]: value }] }),
-    new RegExp(`lapic state: ${field}: expected`),
+    new RegExp(`lapic\\.${field}: expected`),
   ];
   const timer = (field: string, value: unknown): (typeof broken)[number] => [
     `timer.${field} ${String(value)}`,
@@ -491,7 +491,7 @@ describe("state", () => {
       const [first, second] = state.lapics;
       return { ...state, lapics: [first, { ...second, timer: { ...second!.timer, [field]: value } }] };
     },
-    new RegExp(`lapic-timer state: ${field}: expected`),
+    new RegExp(`lapic-timer\\.${field}: expected`),
   ];
 
   it.each([

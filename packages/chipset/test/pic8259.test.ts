@@ -513,7 +513,7 @@ describe("state", () => {
     for (const chip of ["master", "slave"] as const) {
       const state = setup().pic.save();
       const broken = { ...state, [chip]: { ...state[chip], [field]: value } };
-      expect(() => pic.restore(broken)).toThrow(new RegExp(`pic8259 ${chip} state: ${field}: expected`));
+      expect(() => pic.restore(broken)).toThrow(new RegExp(`pic8259\\.${chip}\\.${field}: expected`));
     }
     expect(inb(0xa1)).toBe(0x77);
   });

@@ -93,11 +93,21 @@ export class AddressSpace {
    * @throws ArenaError with code `ARENA_FULL` where the arena's RAM or its room for EPT tables is used up.
    */
   addRam(gpa: number, bytes: number, name = "RAM"): void {
-    const left = this.arena.ramBytes - this.#ramUsed;
-    if (bytes > left) {
-      throw new ArenaError("ARENA_FULL", `${name}: ${hex(bytes)} bytes of RAM wanted, ${hex(left)} left`);
-    }
+    this.#checkRamLeft(name, bytes);
     this.#addChunk("ram", gpa, bytes, this.arena.ramOffset + this.#ramUsed, name);
+    this.#ramUsed += bytes;
+  }
+
+  /**
+   * Leaves the next `bytes` of the arena's RAM out. Where the guest's RAM has a hole (a PC's VGA window), leaving as much
+   * out keeps both sides aligned alike: EPT then maps what follows by large pages, not by 4 KiB.
+   *
+   * @throws RangeError where `bytes` is not whole pages.
+   * @throws ArenaError with code `ARENA_FULL` where the arena has less RAM left.
+   */
+  skipRam(bytes: number): void {
+    checkPages("bytes", bytes, PAGE_BYTES, PHYSICAL_ADDRESS_END);
+    this.#checkRamLeft("skipped", bytes);
     this.#ramUsed += bytes;
   }
 
@@ -279,6 +289,12 @@ export class AddressSpace {
    */
   restorePages(pages: Iterable<unknown>): void {
     this.#image.restorePages(pages);
+  }
+
+  #checkRamLeft(name: string, bytes: number): void {
+    const left = this.arena.ramBytes - this.#ramUsed;
+    if (bytes <= left) return;
+    throw new ArenaError("ARENA_FULL", `${name}: ${hex(bytes)} bytes of RAM wanted, ${hex(left)} left`);
   }
 
   #addChunk(kind: MemoryChunk["kind"], gpa: number, bytes: number, arenaOffset: number, name: string) {

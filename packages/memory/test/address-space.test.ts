@@ -39,6 +39,22 @@ describe("RAM and ROM", () => {
     expect(space.arenaOffset(0xffff_ffff)).toBeUndefined();
   });
 
+  it("what is skipped keeps large pages behind a hole", () => {
+    space.addRam(0, 0xa_0000);
+    space.skipRam(0x2_0000);
+    space.addRam(0xc_0000, 0x34_0000);
+    const { ramOffset } = space.arena;
+    expect(space.arenaOffset(0xc_0000)).toBe(ramOffset + 0xc_0000);
+    expect(space.ept.walk(0x9_f000, "read")).toMatchObject({ kind: "ok", pageBytes: 0x1000 });
+    expect(space.ept.walk(0x2f_f000, "read")).toMatchObject({
+      kind: "ok",
+      pageBytes: 0x20_0000,
+      arenaOffset: ramOffset + 0x2f_f000,
+    });
+    expect(thrown(() => space.skipRam(0x1000))).toMatchObject({ code: "ARENA_FULL" });
+    expect(() => space.skipRam(1)).toThrow(RangeError);
+  });
+
   it("is in the EPT as it is in the list", () => {
     space.addRam(0, 0x20_0000);
     space.addRom(0xffff_f000, new Uint8Array(0x1000), "BIOS");

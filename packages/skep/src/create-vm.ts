@@ -59,6 +59,8 @@ const MIB = 2 ** 20;
 const MIN_MEMORY_MIB = 16;
 /** What a 32-bit WebAssembly memory holds beside the engine's own structures. */
 const MAX_MEMORY_MIB = 3584;
+/** As many buses as ECAM has room for: those behind bridges, which a guest numbers. */
+const LAST_PCI_BUS = 255;
 const DEFAULT_COMMAND_LINE = "console=ttyS0";
 const RNG_SEED_BYTES = 32;
 /** A panic's report is about 40 lines: what was wrong, the registers, the call trace. */
@@ -94,12 +96,12 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
         });
   const cpus = whole("cpus", options.cpus ?? 1, 1, Math.min(engine.maxVcpus, 255));
 
-  const map = pcMemoryMap(ramBytes);
+  const map = pcMemoryMap(ramBytes, { reserved: [Mmio.PCI_ECAM] });
   const acpi = buildAcpi({
     cpus,
     region: map.acpi,
-    platform: { serialPorts: [COM1, COM2] },
-    dsdtTerms: [pciRoot()],
+    platform: { serialPorts: [COM1, COM2], ecam: { base: Mmio.PCI_ECAM.base, lastBus: LAST_PCI_BUS } },
+    dsdtTerms: [pciRoot({ lastBus: LAST_PCI_BUS, express: true })],
   });
   const plan = planLinuxBoot({
     kernel: options.kernel,
@@ -116,6 +118,7 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
   const memory = new AddressSpace(arena);
   const lowBytes = Math.min(ramBytes, LOW_RAM_END);
   memory.addRam(0, Mmio.VGA.base, "RAM below the VGA window");
+  memory.skipRam(Mmio.VGA.bytes);
   memory.addRam(Mmio.OPTION_ROM.base, lowBytes - Mmio.OPTION_ROM.base, "RAM");
   if (ramBytes > lowBytes) memory.addRam(HIGH_RAM_BASE, ramBytes - lowBytes, "RAM from 4 GiB");
 

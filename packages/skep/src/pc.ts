@@ -4,11 +4,11 @@
  */
 import {
   AcpiPm,
-  HostBridge,
   Hpet,
   Irq,
   IrqChip,
   Mmio,
+  PCI_INTX_GSIS,
   Pit8254,
   Port,
   Port61,
@@ -17,6 +17,7 @@ import {
   Uart16550,
 } from "@skep/chipset";
 import type { AddressSpace } from "@skep/memory";
+import { HostBridge, PciBus } from "@skep/pci";
 import type { Clock, EngineIrqChip, VmPart } from "@skep/vcpu";
 import { Console } from "./console.ts";
 
@@ -31,10 +32,10 @@ export interface PcOptions {
   readonly onReset: () => void;
 }
 
-/** I/O APIC inputs that the HPET may use: the PCI ones, which nothing else has yet. */
+/** I/O APIC inputs that the HPET may use: those behind the four of PCI's interrupt pins. */
 const HPET_INPUTS = [20, 21, 22, 23] as const;
 
-/** Chips and wires of a PC with an empty PCI bus: what an operating system needs to find its feet. */
+/** Chips and wires of a PC: what an operating system needs to find its feet, and a PCI bus for more. */
 export class Pc {
   readonly irqchip: EngineIrqChip;
   readonly hpet: Hpet;
@@ -43,6 +44,8 @@ export class Pc {
   readonly rtc: RtcCmos;
   readonly acpi: AcpiPm;
   readonly resetControl: ResetControl;
+  /** Bus 0. What an embedder attaches before the guest runs is found by it. */
+  readonly pci: PciBus;
   readonly hostBridge: HostBridge;
   readonly com1: Uart16550;
   readonly com2: Uart16550;
@@ -66,8 +69,9 @@ export class Pc {
     this.port61 = new Port61(clock, this.pit);
     this.acpi = new AcpiPm(clock, line(Irq.SCI), { onPowerOff: options.onPowerOff });
     this.resetControl = new ResetControl(() => options.onReset());
+    this.pci = new PciBus(memory, { interruptLine: (pin) => irqchip.line(PCI_INTX_GSIS[pin]!) });
     // Reset control is a byte inside the bridge's address port.
-    this.hostBridge = new HostBridge(this.resetControl);
+    this.hostBridge = new HostBridge(this.pci, this.resetControl);
     this.com1 = new Uart16550(clock, line(Irq.COM1), this.console);
     this.com2 = new Uart16550(clock, line(Irq.COM2), this.channel);
     this.console.attach(this.com1);
@@ -87,13 +91,14 @@ export class Pc {
     ] as const) {
       memory.ports.add(base, bytes, device, name);
     }
+    memory.addMmio(Mmio.PCI_ECAM.base, Mmio.PCI_ECAM.bytes, this.hostBridge.ecam, "PCI ECAM");
     memory.addMmio(Mmio.HPET.base, Mmio.HPET.bytes, this.hpet, "HPET");
   }
 
   /** The parts that have state, by the names that they have in saved states; for `Vm.addPart`. */
   parts(): Readonly<Record<string, VmPart>> {
-    const { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, com1, com2 } = this;
-    return { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, com1, com2 };
+    const { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, pci, com1, com2 } = this;
+    return { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, pci, com1, com2 };
   }
 }
 

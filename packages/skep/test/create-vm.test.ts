@@ -63,6 +63,14 @@ async function make(...script: { exit: VmExit }[]): Promise<{ engine: FakeEngine
 }
 
 describe("a machine", () => {
+  it("takes a PCI configuration address for no reset, and has its host bridge", async () => {
+    const SELECT = out(0xcf8, 0x8000_0600, 4); // the reset register's value in its byte, but a dword
+    const { machine } = await make(SELECT, POWER_OFF);
+    expect(await machine.run()).toEqual({ kind: "poweroff" });
+    expect(machine.memory.readMmio(0xe000_0000, 4)).toBe(0x0008_1b36);
+    expect(machine.vm.save().parts).toHaveProperty("pci.functions");
+  });
+
   it("has the kernel and its command line in memory", async () => {
     const { memory } = (await make()).machine;
     expect([...memory.dump(0x100_0000, 4)]).toEqual([0x90, 0x90, 0x90, 0x90]);

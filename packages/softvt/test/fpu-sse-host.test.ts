@@ -9,7 +9,7 @@ import { FpEngine } from "./support/fp-engine.ts";
 const opened = HostCpu.open();
 const skipped = "unavailable" in opened ? opened.unavailable : "";
 
-/** Approximations, which every vendor makes its own way; they have tests of their own. */
+/** Approximations, which every vendor makes its own way: fpu-approximations.test.ts. */
 const APPROXIMATE = /^R(CP|SQRT)[PS]S$/;
 const CASES = Number(process.env.SKEP_FP_CASES ?? 3000);
 

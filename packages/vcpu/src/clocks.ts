@@ -1,6 +1,7 @@
 import type { Clock, ClockTimer } from "./clock.ts";
+import { StateReader } from "./state-reader.ts";
 import { TimerQueue } from "./timer-queue.ts";
-import { checkInteger, StateReader } from "./validate.ts";
+import { checkInteger } from "./validate.ts";
 
 const NS_PER_MS = 1_000_000;
 const NS_PER_S = 1_000_000_000;
@@ -118,7 +119,7 @@ abstract class TimerClock implements RunClock {
     const reader = new StateReader(state, "clock", 1);
     const tscHz = reader.integer("tscHz", 0, Number.MAX_SAFE_INTEGER);
     if (tscHz !== this.tscHz) throw reader.error("tscHz", `${this.tscHz}, this clock's`, tscHz);
-    const fractionNs = reader.finite("fractionNs");
+    const fractionNs = reader.number("fractionNs");
     if (fractionNs < 0 || fractionNs >= 1) throw reader.error("fractionNs", "a number in [0, 1)", fractionNs);
     return {
       kind: "clock",
@@ -127,7 +128,7 @@ abstract class TimerClock implements RunClock {
       fractionNs,
       tsc: reader.integer("tsc", 0, Number.MAX_SAFE_INTEGER),
       tscHz,
-      wallTimeMs: reader.finite("wallTimeMs"),
+      wallTimeMs: reader.number("wallTimeMs"),
     };
   }
 }

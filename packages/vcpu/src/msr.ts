@@ -1,7 +1,8 @@
 import type { InterruptController } from "./irq.ts";
 import { ARCH_CAPABILITIES, MISC_ENABLE, Msr } from "./msr-index.ts";
 import { firmwareMtrrs, isValidMtrr, MTRRCAP_VALUE, resetMtrrs } from "./mtrr.ts";
-import { checkInteger, StateReader } from "./validate.ts";
+import { StateReader } from "./state-reader.ts";
+import { checkInteger } from "./validate.ts";
 
 export interface MsrModelOptions {
   /** Number of vCPUs, 1 to 255. */

@@ -10,8 +10,9 @@ import { MsrModel, type MsrModelOptions, type MsrStateV1, type UnknownMsrAccess 
 import { RunLoop, type RunLoopEnd, type RunLoopOptions, type VcpuLoop } from "./run-loop.ts";
 import { HostScheduler, type Scheduler } from "./scheduler.ts";
 import type { VcpuStateV1 } from "./state.ts";
+import { StateReader } from "./state-reader.ts";
 import { ThreadLoop } from "./thread-loop.ts";
-import { checkInteger, StateReader } from "./validate.ts";
+import { checkInteger } from "./validate.ts";
 
 /**
  * A part of the machine whose state belongs to the VM's: a device, memory, a bus.

@@ -4,7 +4,7 @@
  * ```text
  * 0x9FC00 EBDA ── RSDP ──▶ XSDT ──▶ FADT ──▶ FACS (last page of the region)
  *                            │        └────▶ DSDT
- *                            └────▶ MADT, HPET, …
+ *                            └────▶ MADT, HPET, MCFG, …
  * ```
  */
 import { Mmio } from "@skep/chipset";
@@ -14,7 +14,7 @@ import { BootLayout, type MemoryRange, type MemoryWrite, PAGE_BYTES } from "../l
 import type { Aml } from "./aml.ts";
 import { dsdt } from "./dsdt.ts";
 import { type AcpiPlatform, type AcpiProcessor, type AcpiTable, PC_PLATFORM } from "./platform.ts";
-import { facs, fadt, hpet, madt, rsdp, xsdt } from "./tables.ts";
+import { facs, fadt, hpet, madt, mcfg, rsdp, xsdt } from "./tables.ts";
 
 export interface AcpiOptions {
   /** Number of processors, with APIC identifiers from 0 on; or each processor's. 1 to 4096. */
@@ -25,7 +25,7 @@ export interface AcpiOptions {
   readonly platform?: Partial<AcpiPlatform>;
   /** Terms appended to the DSDT: a PCI root with its scope. */
   readonly dsdtTerms?: readonly Aml[];
-  /** Further tables, complete with header and checksum (`table()`, `mcfg()`): entered in the XSDT. */
+  /** Further tables, complete with header and checksum (`table()`): entered in the XSDT. */
   readonly tables?: readonly Uint8Array[];
 }
 
@@ -77,6 +77,7 @@ export function buildAcpi(options: AcpiOptions): AcpiTables {
   const dsdtBase = place(dsdt(platform, processors, options.dsdtTerms ?? []));
   const listed = [place(fadt(platform, facsBase, dsdtBase)), place(madt(platform, processors))];
   if (platform.hpet) listed.push(place(hpet(platform.hpet.base, platform.hpet.blockId)));
+  if (platform.ecam) listed.push(place(mcfg(platform.ecam.base, platform.ecam.lastBus)));
   for (const extra of options.tables ?? []) listed.push(place(extra));
   const root = rsdp(place(xsdt(listed)));
   tables.push({ signature: "RSDP", base: BootLayout.RSDP, bytes: root.length, content: root });

@@ -9,6 +9,9 @@ import type { AcpiPlatform, AcpiProcessor } from "./platform.ts";
 import { io, irq, memory32, resources } from "./resources.ts";
 import { table } from "./tables.ts";
 
+/** What ECAM takes of addresses for one bus: 256 functions of 4 KiB (PCI Express 5.0 sec. 7.2.2). */
+const ECAM_BYTES_PER_BUS = 0x10_0000;
+
 /** Complies with ACPI 2.0: integers have 64 bits. */
 const DSDT_REVISION = 2;
 
@@ -23,7 +26,7 @@ export function dsdt(
     ...processors.map((_, uid) => processor(uid)),
     ...platform.serialPorts.map(({ port, irq: line }, i) => serialPort(i + 1, port, line)),
     ...legacyDevices(platform),
-    motherboard(),
+    motherboard(platform),
   );
   return table("DSDT", DSDT_REVISION, concat([sleepPackage("_S5", Acpi.SLP_TYP_S5), system, ...extra]));
 }
@@ -68,8 +71,12 @@ function legacyDevices(platform: AcpiPlatform): Aml[] {
   return devices;
 }
 
-/** Ports that belong to no driver (PNP0C02) and must not be given away; addresses are the memory map's business. */
-function motherboard(): Aml {
+/**
+ * Ports and addresses that belong to no driver (PNP0C02) and must not be given away. ECAM has to be among them (PCI
+ * Firmware 3.3 sec. 4.1.2): Linux uses it only then. Other addresses are the memory map's business.
+ */
+function motherboard(platform: AcpiPlatform): Aml {
+  const { ecam } = platform;
   return pnp(
     "MBRD",
     "PNP0C02",
@@ -77,6 +84,7 @@ function motherboard(): Aml {
     ports(Port.SYSTEM_CONTROL_A),
     ports(Port.SMI),
     ports(Port.ACPI_PM),
+    ...(ecam ? [memory32(ecam.base, (ecam.lastBus + 1) * ECAM_BYTES_PER_BUS)] : []),
   );
 }
 

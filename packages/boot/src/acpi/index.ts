@@ -11,4 +11,4 @@ export {
   PC_PLATFORM,
 } from "./platform.ts";
 export * as resources from "./resources.ts";
-export { mcfg, table } from "./tables.ts";
+export { table } from "./tables.ts";

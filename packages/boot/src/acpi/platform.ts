@@ -26,6 +26,8 @@ export interface AcpiPlatform {
   readonly fwCfg: boolean;
   /** HPET: base address and the low half of its capabilities register, or none. */
   readonly hpet: { readonly base: number; readonly blockId: number } | undefined;
+  /** PCI configuration space as memory: 1 MiB for each bus from `base` on, buses 0 to `lastBus`; or none. */
+  readonly ecam: { readonly base: number; readonly lastBus: number } | undefined;
   readonly ioApic: { readonly id: number; readonly base: number };
   readonly localApicBase: number;
   /** The PM timer's counting bits. */
@@ -39,7 +41,7 @@ export const COM1: AcpiSerialPort = { port: Port.COM1.base, irq: Irq.COM1 };
 /** The second one, for a channel beside the console. */
 export const COM2: AcpiSerialPort = { port: Port.COM2.base, irq: Irq.COM2 };
 
-/** COM1, RTC, HPET with three timers, power button; nothing that needs a driver of its own. */
+/** COM1, RTC, HPET with three timers, power button; no ECAM, nothing that needs a driver of its own. */
 export const PC_PLATFORM: AcpiPlatform = {
   serialPorts: [COM1],
   keyboard: false,
@@ -48,6 +50,7 @@ export const PC_PLATFORM: AcpiPlatform = {
   fwCfg: false,
   // Revision 1, three comparators of 64 bits, legacy replacement routing, vendor 0x8086: as ICH parts have it.
   hpet: { base: Mmio.HPET.base, blockId: 0x8086_a201 },
+  ecam: undefined,
   ioApic: { id: 0, base: Mmio.IOAPIC.base },
   localApicBase: Mmio.LAPIC.base,
   pmTimerBits: 32,

@@ -187,8 +187,11 @@ export function hpet(base: number, blockId: number): Uint8Array {
   return table("HPET", 1, body.u16(17, MIN_TICK).bytes);
 }
 
-/** PCI Express configuration space: segment 0, buses 0 to `lastBus`, 1 MiB each from `base`. */
+/** PCI Express configuration space: segment 0, buses 0 to `lastBus` (at most 255), 1 MiB each from `base`. */
 export function mcfg(base: number, lastBus: number): Uint8Array {
+  if (!Number.isInteger(lastBus) || lastBus < 0 || lastBus > 255) {
+    throw new RangeError(`platform.ecam.lastBus: expected 0 to 255, got ${lastBus}`);
+  }
   const body = new StructWriter(8 + 16)
     .u64(8, base)
     .u8(8 + 10, 0)

@@ -2,8 +2,6 @@ import { BootError } from "@skep/boot";
 import { GuestCrashError, SkepError } from "@skep/vcpu";
 import { VmOptionsError } from "../errors.ts";
 import { GuestCommandError } from "../exec.ts";
-import { demo } from "./demo.ts";
-import { doctor } from "./doctor.ts";
 import { run } from "./run.ts";
 import { ExitStatus } from "./status.ts";
 import { UsageError } from "./usage.ts";
@@ -18,10 +16,11 @@ skep COMMAND --help says more. Exit status: 0 the guest powered off; 1 this mach
 3 the guest crashed; with --exec the command's own.
 `;
 
+/** `run` is what has to be quick; the others bring child processes and downloads with them. */
 const COMMANDS: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = {
   run,
-  demo,
-  doctor,
+  demo: async (argv) => (await import("./demo.ts")).demo(argv),
+  doctor: async (argv) => (await import("./doctor.ts")).doctor(argv),
 };
 
 /** The `skep` command: gives its exit status; errors become one line on stderr. */

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { createSoftvtEngine } from "@skep/softvt";
 import { ENGINE_NAMES, type EngineName } from "../engines.ts";
 import type { Arguments } from "./usage.ts";
 
@@ -31,6 +33,21 @@ export interface GuestOptions {
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly clock: "real" | "instructions";
+}
+
+/**
+ * Begins to load the software engine where it will be the one: it unpacks and compiles on threads of its own while the
+ * guest's files are read.
+ *
+ * @throws UsageError where no engine has that name.
+ */
+export function startEngine(args: Arguments): void {
+  const name = args.choice("engine", ENGINE_NAMES, "auto");
+  if (name === "kvm" || (name === "auto" && existsSync("/dev/kvm"))) return;
+  // Where it cannot be loaded, that is said when it is wanted.
+  createSoftvtEngine()
+    .probe()
+    .catch(() => {});
 }
 
 /** @throws UsageError for the first option that cannot be used. */

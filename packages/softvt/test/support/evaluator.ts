@@ -1,14 +1,23 @@
 /**
- * One instruction through the decoder and the BigInt evaluator, in the shape of the host oracle
- * (test/host-cpu): the descriptions' meaning, apart from any generated code.
+ * One instruction through the decoder and the BigInt evaluator, in the shape of the host oracle (test/host-cpu): the
+ * descriptions' meaning, apart from any generated code. The page walk, segments and faults are the descriptions' own;
+ * what the dispatcher does, fetching code and delivering faults, is not here.
  *
- * Memory is what the TLB holds: the data window and the read-only page, filled in by hand. An access
- * elsewhere would walk page tables that are not there: cases must not fault.
+ * ```text
+ * arena 0          guest-physical memory, by EPT at its own addresses: the tables of user-space.ts, the windows
+ * arena 4 MiB      the vCPU block, EPT, page flags, the micro-op
+ * ```
  */
 import { differingRuns } from "../../../../test/differential/runs.ts";
+import { buildUserSpace, UserSpace } from "../../../../test/differential/user-space.ts";
 import type { Case } from "../../../../test/host-cpu/cases.ts";
 import type { EngineResult } from "../../../../test/host-cpu/compare.ts";
-import { CODE_START, HOST_LAYOUT, type MemoryBytes } from "../../../../test/host-cpu/host-cpu.ts";
+import {
+  CODE_START,
+  HOST_LAYOUT,
+  type HostEnd,
+  type MemoryBytes,
+} from "../../../../test/host-cpu/host-cpu.ts";
 import { FxImage } from "../../../../test/host-cpu/state.ts";
 import { arithmeticFlags } from "../../src/cpu/flags.ts";
 import {
@@ -18,23 +27,34 @@ import {
   TLB_BYTES,
   TLB_ENTRIES,
   TLB_ENTRY_BYTES,
+  TLB_INVALID,
   TlbEntry,
   TlbMode,
+  VCPU_BYTES,
 } from "../../src/cpu/layout.ts";
+import { fill } from "../../src/cpu/paging.ts";
 import { RFLAGS } from "../../src/cpu/state.ts";
 import { Decoder } from "../../src/decode/decoder.ts";
 import { evaluate } from "../../src/ir/evaluate.ts";
 import type { UopField } from "../../src/ir/ir.ts";
 import { buildHandlers, type Handler } from "../../src/isa/handlers.ts";
 
-const CPU = 0x1000;
-const PAGE_FLAGS = 0x4_0000;
-const DATA = 0x10_0000;
-const READ_ONLY = DATA + HOST_LAYOUT.DATA_BYTES;
-const ARENA_BYTES = READ_ONLY + HOST_LAYOUT.READ_ONLY_BYTES;
-const UOP = 0x8_0000;
+const LARGE_PAGE = 0x20_0000;
+const CPU = UserSpace.RAM_BYTES;
+const EPT = CPU + VCPU_BYTES;
+const PAGE_FLAGS = EPT + 3 * 4096;
+const UOP = PAGE_FLAGS + 4096;
+const ARENA_BYTES = UOP + 4096;
 const INT3 = 0xcc;
 const REPORTED = 0x24_4dd5;
+/** An EPT entry's and a page's: read, write and execute; a 2 MiB page. */
+const EPT_ALL = 7n;
+const EPT_LARGE = 0x80n;
+const TR = 7;
+const LDTR = 6;
+const UNUSABLE = 0x1_0000;
+
+const UNDEFINED_OPCODE: HostEnd = { kind: "fault", vector: 6, errorCode: 0, address: undefined };
 
 export class EvaluatorCpu {
   readonly #handlers = buildHandlers();
@@ -45,25 +65,42 @@ export class EvaluatorCpu {
   readonly #image: Uint8Array;
 
   constructor(image: Uint8Array, readOnly: Uint8Array) {
+    const view = this.#view;
     this.#image = image;
-    this.#arena.set(readOnly, READ_ONLY);
-    const tlb = CPU + Cpu.TLBS + TlbMode.USER * TLB_BYTES;
-    for (let i = 0; i < TLB_ENTRIES; i++)
+    buildUserSpace({
+      readU64: (address) => view.getBigUint64(address, true),
+      writeU64: (address, value) => view.setBigUint64(address, value, true),
+      writeU8: (address, value) => view.setUint8(address, value),
+    });
+    this.#arena.set(readOnly, UserSpace.READ_ONLY);
+    view.setBigUint64(EPT, BigInt(EPT + 4096) | EPT_ALL, true);
+    view.setBigUint64(EPT + 4096, BigInt(EPT + 8192) | EPT_ALL, true);
+    for (let page = 0; page < UserSpace.RAM_BYTES; page += LARGE_PAGE)
+      view.setBigUint64(EPT + 8192 + (page / LARGE_PAGE) * 8, BigInt(page) | EPT_LARGE | EPT_ALL, true);
+
+    for (let i = 0; i < 3 * TLB_ENTRIES; i++)
       for (const tag of [TlbEntry.READ, TlbEntry.WRITE, TlbEntry.EXECUTE])
-        this.#view.setBigUint64(tlb + i * TLB_ENTRY_BYTES + tag, 1n, true);
-    const map = (va: number, arena: number, bytes: number, writable: boolean): void => {
-      for (let page = 0; page < bytes; page += 4096) {
-        const entry = tlb + (((va + page) >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES;
-        this.#view.setBigUint64(entry + TlbEntry.READ, BigInt(va + page), true);
-        if (writable) this.#view.setBigUint64(entry + TlbEntry.WRITE, BigInt(va + page), true);
-        this.#view.setInt32(entry + TlbEntry.ADDEND, arena - va, true);
-      }
-    };
-    map(HOST_LAYOUT.DATA, DATA, HOST_LAYOUT.DATA_BYTES, true);
-    map(HOST_LAYOUT.READ_ONLY, READ_ONLY, HOST_LAYOUT.READ_ONLY_BYTES, false);
-    this.#set32(Cpu.TLB, tlb);
+        this.#set64(Cpu.TLBS + i * TLB_ENTRY_BYTES + tag, TLB_INVALID);
     this.#set32(Cpu.PAGE_FLAGS, PAGE_FLAGS);
-    this.#set32(Cpu.CPL, 3);
+    this.#set32(Cpu.EPT, EPT);
+    const { CR0, CR4, EFER, KERNEL } = UserSpace;
+    const registers: [field: number, value: bigint][] = [
+      [Cpu.CR0, CR0],
+      [Cpu.CR3, BigInt(UserSpace.TABLES)],
+      [Cpu.CR4, CR4],
+      [Cpu.EFER, EFER],
+      [Cpu.XCR0, 3n],
+      [Cpu.GDT_BASE, KERNEL + BigInt(UserSpace.GDT)],
+      [Cpu.IDT_BASE, KERNEL + BigInt(UserSpace.IDT)],
+      [Cpu.SEG_BASE + 8 * TR, KERNEL + BigInt(UserSpace.TSS)],
+    ];
+    for (const [field, value] of registers) this.#set64(field, value);
+    this.#set32(Cpu.GDT_LIMIT, UserSpace.GDT_LIMIT);
+    this.#set32(Cpu.IDT_LIMIT, UserSpace.IDT_LIMIT);
+    this.#set32(Cpu.SEG_SELECTOR + 4 * TR, 0x40);
+    this.#set32(Cpu.SEG_LIMIT + 4 * TR, UserSpace.TSS_LIMIT);
+    this.#set32(Cpu.SEG_ACCESS + 4 * TR, 0x8b);
+    this.#set32(Cpu.SEG_ACCESS + 4 * LDTR, UNUSABLE);
   }
 
   #get32(field: number): number {
@@ -79,7 +116,7 @@ export class EvaluatorCpu {
     this.#view.setBigUint64(CPU + field, value, true);
   }
 
-  /** Runs a case. `end` is "landed" or a fault with its vector; other fault details are not modelled. */
+  /** Runs a case. */
   run(test: Case): EngineResult {
     const mode = Mode.FLAT | (test.options.mode === 64 ? Mode.CODE64 : Mode.CODE32 | Mode.STACK32);
     this.#enter(test, mode);
@@ -89,7 +126,7 @@ export class EvaluatorCpu {
     const decoded = this.#decoder.decode(bytes, 0, CODE_START & 0xfff, mode);
     this.#set64(Cpu.RIP_BASE, BigInt(page));
     const { form, length } = decoded;
-    if (form === undefined) return this.#result(test, 6, CODE_START);
+    if (form === undefined) return this.#result(test, UNDEFINED_OPCODE, BigInt(CODE_START));
     const index = (form.handlers[decoded.ea] ?? form.handlers.any!).wanted;
     let body = this.#bodies.get(index);
     if (body === undefined) {
@@ -110,11 +147,61 @@ export class EvaluatorCpu {
     this.#arena.set([fields.a, fields.b, fields.c, fields.d], UOP + 4);
     this.#view.setInt32(UOP + 8, fields.imm, true);
     this.#view.setInt32(UOP + 12, fields.imm2, true);
-    const { ending } = evaluate(body.stmts, [], this.#context(fields));
-    if (ending?.kind === "next") return this.#result(test, undefined, CODE_START + length);
-    if (ending?.kind === "leave" && this.#get32(Cpu.EVENT) === Event.FAULT)
-      return this.#result(test, this.#get32(Cpu.EXC_VECTOR), CODE_START);
-    throw new Error(`${test.name}: ended by ${ending?.kind}, event ${this.#get32(Cpu.EVENT)}`);
+    const next = BigInt(CODE_START + length);
+    for (;;) {
+      const { ending } = evaluate(body.stmts, [], this.#context(fields));
+      switch (ending?.kind) {
+        case "next":
+          return this.#result(test, { kind: "landed" }, next);
+        case "branch":
+        case "jump":
+          return this.#land(test, BigInt(ending.values.at(-1)!));
+        case "leave":
+          break;
+        default:
+          throw new Error(`${test.name}: ended by ${ending?.kind}`);
+      }
+      const event = this.#get32(Cpu.EVENT);
+      this.#set32(Cpu.EVENT, Event.NONE);
+      switch (event) {
+        case Event.BRANCH:
+          return this.#land(test, this.#get64(Cpu.RIP));
+        case Event.FAULT:
+          return this.#result(test, this.#exception(), BigInt(CODE_START));
+        case Event.TRAP:
+          return this.#result(test, this.#exception(), this.#get64(Cpu.RIP));
+        case Event.SYNC:
+          this.#set32(Cpu.SYNCED, 1);
+          continue;
+        default:
+          throw new Error(`${test.name}: left with event ${event}`);
+      }
+    }
+  }
+
+  /** Goes on at `rip`: in a stub of the processor's own, at an instruction, or where nothing can be fetched. */
+  #land(test: Case, rip: bigint): EngineResult {
+    if (this.#get32(Cpu.CPL) === 0) return this.#delivered(test, Number(rip - UserSpace.KERNEL));
+    const FETCH = 2;
+    const page = evaluate(fill.body!().stmts, [rip, FETCH, this.#get32(Cpu.TLB)], this.#context()).value;
+    const end: HostEnd = page === 0 ? this.#exception() : { kind: "landed" };
+    this.#set32(Cpu.EVENT, Event.NONE);
+    return this.#result(test, end, rip);
+  }
+
+  /** An exception or interrupt that the instruction itself delivered: what it was is in the stack's frame. */
+  #delivered(test: Case, address: number): EngineResult {
+    const rsp = Number(this.#get64(Cpu.GPR + 8 * 4) - UserSpace.KERNEL);
+    const frame = (i: number): bigint => this.#view.getBigUint64(rsp + 8 * i, true);
+    this.#set64(Cpu.GPR + 8 * 4, frame(3));
+    const vector = (address - UserSpace.STUBS) / 16;
+    return this.#result(test, { kind: "fault", vector, errorCode: 0, address: undefined }, frame(0));
+  }
+
+  #exception(): HostEnd {
+    const vector = this.#get32(Cpu.EXC_VECTOR);
+    const errorCode = this.#get32(Cpu.EXC_HAS_ERROR) !== 0 ? this.#get32(Cpu.EXC_ERROR) : 0;
+    return { kind: "fault", vector, errorCode, address: vector === 14 ? this.#get64(Cpu.CR2) : undefined };
   }
 
   #context(fields?: Record<UopField, number>): Parameters<typeof evaluate>[2] {
@@ -166,13 +253,16 @@ export class EvaluatorCpu {
       this.#set32(Cpu.SEG_SELECTOR + 4 * i, selectors[i]!);
     }
     this.#set32(Cpu.MODE, mode);
-    this.#set32(Cpu.EVENT, Event.NONE);
-    this.#arena.set(this.#image, DATA);
+    this.#set32(Cpu.CPL, 3);
+    this.#set32(Cpu.TLB, CPU + Cpu.TLBS + TlbMode.USER * TLB_BYTES);
+    this.#set32(Cpu.SYNCED, 0);
+    this.#set32(Cpu.SHADOW, 0);
+    this.#arena.set(this.#image, UserSpace.DATA);
     for (const { address, bytes } of test.options.memory)
-      this.#arena.set(bytes, DATA + address - HOST_LAYOUT.DATA);
+      this.#arena.set(bytes, UserSpace.DATA + address - HOST_LAYOUT.DATA);
   }
 
-  #result(test: Case, vector: number | undefined, rip: number): EngineResult {
+  #result(test: Case, end: HostEnd, rip: bigint): EngineResult {
     const fx = new FxImage(test.state.fx.bytes.slice());
     const top = this.#get32(Cpu.TOP);
     fx.fcw = this.#get32(Cpu.FCW);
@@ -188,14 +278,13 @@ export class EvaluatorCpu {
       fx.setXmm(i, (this.#get64(Cpu.XMM + 16 * i + 8) << 64n) | this.#get64(Cpu.XMM + 16 * i));
     const status = evaluate(arithmeticFlags.body!().stmts, [], this.#context()).value as number;
     return {
-      end:
-        vector === undefined
-          ? { kind: "landed" }
-          : { kind: "fault", vector, errorCode: 0, address: undefined },
-      rip: BigInt(rip),
+      end,
+      rip,
       gpr: BigUint64Array.from({ length: 16 }, (_, i) => this.#get64(Cpu.GPR + 8 * i)),
       rflags: (this.#get32(Cpu.RFLAGS) | status) & REPORTED,
       fx,
+      fsBase: this.#get64(Cpu.SEG_BASE + 8 * 4),
+      gsBase: this.#get64(Cpu.SEG_BASE + 8 * 5),
       writes: this.#writes(test),
     };
   }
@@ -203,7 +292,7 @@ export class EvaluatorCpu {
   #writes(test: Case): MemoryBytes[] {
     const before = this.#image.slice();
     for (const { address, bytes } of test.options.memory) before.set(bytes, address - HOST_LAYOUT.DATA);
-    const after = this.#arena.subarray(DATA, DATA + before.length);
+    const after = this.#arena.subarray(UserSpace.DATA, UserSpace.DATA + before.length);
     return differingRuns(after, before).map(([start, end]) => ({
       address: HOST_LAYOUT.DATA + start,
       bytes: after.slice(start, end),

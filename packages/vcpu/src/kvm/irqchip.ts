@@ -6,7 +6,7 @@
  * is GSI 0: one line leads to both chips.
  */
 import type { EngineIrqChip, InterruptController, IrqLine, LocalApicPort, VcpuSignals } from "../irq.ts";
-import { StateReader } from "../validate.ts";
+import { StateReader } from "../state-reader.ts";
 import { IrqChipId } from "./abi.ts";
 import { type IrqFd, makeIrqFd } from "./event-fds.ts";
 import { IOAPIC_PINS, IrqRoutes } from "./irq-routes.ts";

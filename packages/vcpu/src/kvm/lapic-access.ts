@@ -1,5 +1,5 @@
 /** The states of KVM's local APICs: register pages and the MSRs beside them. */
-import type { StateReader } from "../validate.ts";
+import type { StateReader } from "../state-reader.ts";
 import type { Native } from "./native.ts";
 import { Size, Struct } from "./structs.ts";
 

@@ -11,7 +11,7 @@
  * apics.onEndOfInterrupt = (vector) => ioapic.endOfInterrupt(vector);
  */
 import type { InterruptController, LocalApicPort, MsiTarget, VcpuSignals } from "../irq.ts";
-import { StateReader } from "../validate.ts";
+import { StateReader } from "../state-reader.ts";
 import { Capability } from "./abi.ts";
 import { IOAPIC_PINS, IrqRoutes } from "./irq-routes.ts";
 import { IN_KERNEL, type IrqChipHost, type KernelApics } from "./irqchip.ts";

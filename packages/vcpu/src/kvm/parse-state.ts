@@ -6,7 +6,7 @@ import type {
   SegmentState,
   VcpuStateV1,
 } from "../state.ts";
-import { StateReader } from "../validate.ts";
+import { StateReader } from "../state-reader.ts";
 
 export const SEGMENT_NAMES = ["es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"] as const;
 const ACTIVITIES = ["active", "halted", "wait-for-sipi"] as const;

@@ -108,7 +108,7 @@ export class FakeVcpu implements EngineVcpu {
 
   restore(state: unknown): void {
     const saved = state as Partial<VcpuStateV1> | null;
-    if (saved?.kind !== "vcpu") throw new StateError("STATE_INVALID", 'vcpu.kind: expected "vcpu"');
+    if (saved?.kind !== "vcpu") throw new StateError("BAD_STATE", 'vcpu.kind: expected "vcpu"');
     this.activity = saved.activity!;
     this.interruptFlag = (saved.rflags! & 0x200n) !== 0n;
     this.#nmi = saved.pendingNmi!;
