@@ -1,0 +1,12 @@
+import type { RigScript } from "./case.ts";
+
+/** Every script, loaded on demand. */
+export const SCRIPTS = {
+  smoke: async () => (await import("./smoke.ts")).smoke,
+  conformance: async () => (await import("./conformance.ts")).conformance,
+} as const satisfies Record<string, () => Promise<RigScript>>;
+export type ScriptName = keyof typeof SCRIPTS;
+
+export function isScriptName(name: string): name is ScriptName {
+  return Object.hasOwn(SCRIPTS, name);
+}
