@@ -1,3 +1,4 @@
+import { bochsVtx } from "./bochs-vtx.ts";
 import type { ScriptName } from "./guest/scripts.ts";
 import type { RigMachine } from "./machine.ts";
 import { qemuSvm } from "./qemu-svm.ts";
@@ -12,5 +13,5 @@ export interface Rig {
 
 export const RIGS: Readonly<Record<"svm" | "vtx", Rig>> = {
   svm: { machine: qemuSvm, scripts: ["smoke"], timeoutSeconds: 600 },
-  vtx: { machine: qemuSvm, scripts: ["smoke"], timeoutSeconds: 1800 },
+  vtx: { machine: bochsVtx, scripts: ["smoke"], timeoutSeconds: 1800 },
 };
