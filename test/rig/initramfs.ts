@@ -68,7 +68,8 @@ function quoted(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-async function bundleScripts(): Promise<CpioEntry[]> {
+/** run.js and its chunks, below the directory rig. */
+export async function bundleScripts(): Promise<{ kind: "file"; path: string; data: Uint8Array }[]> {
   const { outputFiles } = await build({
     entryPoints: [here("guest/run.ts")],
     outdir: "/rig",

@@ -1,7 +1,7 @@
 // Runs the cases of the scripts named in the arguments and writes a record for each: run.js SCRIPT…
 //
 // It may be killed or crash in any case. Then supervise.sh starts it again, and it goes on behind that case:
-//   <state>/progress   "INDEX DEADLINE": the case that runs, and when by /proc/uptime it is overdue; gone between cases
+//   $RIG_STATE/progress  "INDEX DEADLINE": the case that runs, and when by /proc/uptime it is overdue; gone between cases
 //   RIG_ENDED          how the process before this one ended
 //   RIG_ONLY           runs the cases whose names contain it
 import { readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
@@ -13,7 +13,7 @@ import { isScriptName, SCRIPTS } from "./scripts.ts";
 const DEFAULT_LIMIT_SECONDS = 60;
 const STDOUT = 1;
 const only = process.env.RIG_ONLY ?? "";
-const progressPath = `${process.env.RIG_STATE ?? "/run/rig"}/progress`;
+const progressPath = `${process.env.RIG_STATE}/progress`;
 
 const cases: (readonly [script: string, test: RigCase])[] = [];
 for (const name of process.argv.slice(2)) {

@@ -1,6 +1,6 @@
 # Runs the scripts named in the arguments, all in one process of Node while nothing goes wrong. A case that takes its
 # process down, or that stays longer than its deadline, costs that case alone: run.js goes on behind it.
-RIG_STATE=/run/rig
+: "${RIG_STATE:=/run/rig}" "${RIG_HOME:=/rig}"
 export RIG_STATE
 mkdir -p $RIG_STATE
 rm -f $RIG_STATE/progress
@@ -21,7 +21,7 @@ RIG_ENDED=
 export RIG_ENDED
 while :; do
   # shellcheck disable=SC2086 # options are words
-  node $RIG_NODE_OPTIONS /rig/run.js "$@" &
+  node $RIG_NODE_OPTIONS "$RIG_HOME/run.js" "$@" &
   node=$!
   watch $node &
   watcher=$!
