@@ -131,7 +131,9 @@ function report(runs: ReadonlyMap<string, readonly Run[]>, softvt: SoftvtFigures
     medians.set(name, row);
   }
   const ours = (architecture: string): [string, Record<string, number>] | undefined => {
-    const found = machines.find((machine) => OURS.test(machine.name) && machine.architecture === architecture);
+    const found = machines.find(
+      (machine) => OURS.test(machine.name) && machine.architecture === architecture,
+    );
     const row = found && medians.get(found.name);
     return row && [found.name, row];
   };

@@ -15,6 +15,7 @@ export { resetVcpuState } from "./reset-state.ts";
 export * from "./run-loop.ts";
 export * from "./scheduler.ts";
 export * from "./state.ts";
+export { ThreadLoop } from "./thread-loop.ts";
 export { TimerQueue } from "./timer-queue.ts";
 export { StateReader } from "./validate.ts";
 export * from "./vm.ts";

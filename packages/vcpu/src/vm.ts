@@ -7,9 +7,10 @@ import { EngineUnsuitableError, type GuestCrashError, VmStateError } from "./err
 import type { ExitBuses } from "./exit-dispatch.ts";
 import type { InterruptController } from "./irq.ts";
 import { MsrModel, type MsrModelOptions, type MsrStateV1, type UnknownMsrAccess } from "./msr.ts";
-import { RunLoop, type RunLoopEnd, type RunLoopOptions } from "./run-loop.ts";
+import { RunLoop, type RunLoopEnd, type RunLoopOptions, type VcpuLoop } from "./run-loop.ts";
 import { HostScheduler, type Scheduler } from "./scheduler.ts";
 import type { VcpuStateV1 } from "./state.ts";
+import { ThreadLoop } from "./thread-loop.ts";
 import { checkInteger, StateReader } from "./validate.ts";
 
 /**
@@ -36,7 +37,7 @@ export interface VmOptions extends RunLoopOptions {
   readonly engine: Engine;
   readonly memory: AddressSpace & ExitBuses;
   readonly clock: RunClock;
-  /** The interrupt controller in front of the vCPUs. */
+  /** The interrupt controller in front of the vCPUs; one from `Engine.createIrqChip` where the engine has its own. */
   readonly interrupts: InterruptController;
   /** Number of vCPUs. Default 1. */
   readonly vcpus?: number;
@@ -114,7 +115,7 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
   readonly vcpus: readonly EngineVcpu[];
 
   readonly #engineVm: EngineVm;
-  readonly #loop: RunLoop;
+  readonly #loop: VcpuLoop;
   readonly #parts = new Map<string, VmPart>();
   #state: VmState = "created";
   /** What a device or the embedder asked for; taken up when the loop stops. */
@@ -142,7 +143,7 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
     }
     const { tscHz } = clock;
     const cpuid = new CpuidModel(engine.supportedCpuid, { ...options.cpuid, vcpus, tscHz });
-    const engineVm = await engine.createVm({ memory, vcpus, tscHz, cpuid });
+    const engineVm = await engine.createVm({ memory, vcpus, tscHz, cpuid, interrupts: options.interrupts });
     try {
       return new Vm(options, engineVm, cpuid);
     } catch (error) {
@@ -176,7 +177,10 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
       clock: options.clock,
       scheduler: options.scheduler ?? new HostScheduler(),
     };
-    this.#loop = new RunLoop(this.vcpus, parts, options);
+    const { threads } = engineVm;
+    this.#loop = threads
+      ? new ThreadLoop(this.vcpus, threads, parts, options)
+      : new RunLoop(this.vcpus, parts, options);
     options.interrupts.connect(this.#loop);
   }
 

@@ -1,0 +1,133 @@
+/** Whether KVM is really usable: the device, its capabilities, and how fast a guest runs. */
+import { readFileSync } from "node:fs";
+import { AddressSpace, RamArena } from "@skep/memory";
+import { CpuidModel } from "../cpuid.ts";
+import type { EngineProbe } from "../engine.ts";
+import { EngineUnavailableError, SkepError } from "../errors.ts";
+import { ExitReason } from "../exit.ts";
+import { resetVcpuState } from "../reset-state.ts";
+import type { SegmentState, VcpuStateV1 } from "../state.ts";
+import { KvmHost } from "./host.ts";
+import type { KvmVcpu } from "./vcpu.ts";
+import { KvmVm } from "./vm.ts";
+
+/** Longest that the probe lets the guest run. */
+const PROBE_NS = 20_000_000;
+/**
+ * Instructions a second below which KVM is taken to emulate. Processors with VT-x or SVM do billions, also two levels
+ * deep; a KVM that emulates does less than two million, and the software engine some hundred million.
+ */
+const CRAWL_PER_S = 50e6;
+const PAGE_TABLES = 0x1000;
+const CODE = 0x8000;
+
+/** Opens KVM, runs a short 64-bit loop and says what came of it. Never rejects. */
+export async function probeKvm(device: string): Promise<EngineProbe> {
+  try {
+    const { perSecond, isWhole } = measure(device);
+    const flag = virtualizationFlag();
+    const pace = `a 64-bit guest runs ${isWhole ? "" : "less than "}${describePace(perSecond)} instructions a second`;
+    const processor =
+      flag === undefined ? "the processor shows neither vmx nor svm" : `the processor has ${flag}`;
+    if (perSecond >= CRAWL_PER_S) return { usable: true, evidence: `${device} opens, ${processor}, ${pace}` };
+    return {
+      usable: false,
+      evidence: `${device} opens, but ${pace}: this KVM emulates it (${processor}); 64-bit systems would get nowhere`,
+    };
+  } catch (error) {
+    if (error instanceof EngineUnavailableError) {
+      return { usable: false, evidence: error.message.replace(/^engine "kvm": /, "") };
+    }
+    const why = error instanceof SkepError ? error.message : String(error);
+    return {
+      usable: false,
+      evidence: `${device} opens, but a 64-bit guest of three instructions failed: ${why}`,
+    };
+  }
+}
+
+/** vmx or svm of /proc/cpuinfo. */
+function virtualizationFlag(): "vmx" | "svm" | undefined {
+  try {
+    const flags = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" ") ?? [];
+    return flags.includes("vmx") ? "vmx" : flags.includes("svm") ? "svm" : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function describePace(perSecond: number): string {
+  const [unit, scale] =
+    perSecond >= 1e9 ? ["billion", 1e9] : perSecond >= 1e6 ? ["million", 1e6] : ["thousand", 1e3];
+  return `${(perSecond / scale).toPrecision(2)} ${unit}`;
+}
+
+/** Counts ECX down in 64-bit code until it is 0 or the time is over. */
+function measure(device: string): { perSecond: number; isWhole: boolean } {
+  const host = KvmHost.open(device);
+  let vm: KvmVm;
+  try {
+    const memory = new AddressSpace(RamArena.create({ ramBytes: 0x1_0000, extraBytes: 0x1_0000 }));
+    memory.addRam(0, 0x1_0000);
+    const tscHz = hostTscHz(host);
+    const cpuid = new CpuidModel(host.cpuid, { model: "host", vcpus: 1, tscHz });
+    vm = new KvmVm(host, { memory, vcpus: 1, tscHz, cpuid }, undefined);
+    memory.dma.writeU64(PAGE_TABLES, BigInt(PAGE_TABLES + 0x1000) | 3n);
+    memory.dma.writeU64(PAGE_TABLES + 0x1000, BigInt(PAGE_TABLES + 0x2000) | 3n);
+    memory.dma.writeU64(PAGE_TABLES + 0x2000, 0x83n);
+    // again: dec ecx; jnz again; hlt
+    memory.load(CODE, Uint8Array.of(0xff, 0xc9, 0x75, 0xfc, 0xf4));
+  } catch (error) {
+    host.close();
+    throw error;
+  }
+  try {
+    const vcpu = vm.createVcpu(0) as KvmVcpu;
+    vcpu.sliceLimitNs = PROBE_NS;
+    const options = {
+      budget: PROBE_NS,
+      tsc: 0n,
+      tscPerInstruction: 1,
+      interruptWindow: false,
+      singleStep: false,
+    };
+    // Twice as many rounds as long as the guest is done too soon to be timed.
+    for (let rounds = 1 << 10; ; rounds *= 4) {
+      vcpu.restore(longModeState(BigInt(rounds)));
+      const start = performance.now();
+      const exit = vcpu.run(options);
+      const seconds = (performance.now() - start) / 1000;
+      const isWhole = exit.reason === ExitReason.Hlt;
+      const left = isWhole ? 0 : Number(vcpu.save().gpr[1]! & 0xffff_ffffn);
+      if (isWhole && seconds < 0.002 && rounds < 1 << 28) continue;
+      return { perSecond: (2 * (rounds - left)) / seconds, isWhole: left < rounds };
+    }
+  } finally {
+    void vm.close();
+  }
+}
+
+function hostTscHz({ native, fd }: KvmHost): number {
+  const vm = native.ioctl(fd, "KVM_CREATE_VM");
+  const vcpu = native.ioctl(vm, "KVM_CREATE_VCPU", 0);
+  const khz = native.ioctl(vcpu, "KVM_GET_TSC_KHZ");
+  native.close(vcpu);
+  native.close(vm);
+  return khz * 1000;
+}
+
+/** 64-bit mode at CODE, the first 2 MiB mapped one to one. */
+function longModeState(rounds: bigint): VcpuStateV1 {
+  const state = resetVcpuState();
+  const data = (): SegmentState => ({ selector: 0x10, base: 0n, limit: 0xffff_ffff, access: 0xc093 });
+  for (const name of ["ds", "es", "fs", "gs", "ss"] as const) state[name] = data();
+  state.cs = { selector: 8, base: 0n, limit: 0xffff_ffff, access: 0xa09b };
+  state.tr = { selector: 0x18, base: 0n, limit: 0x67, access: 0x8b };
+  state.cr0 = 0x8000_0031n;
+  state.cr3 = BigInt(PAGE_TABLES);
+  state.cr4 = 0x20n;
+  state.msrs.c0000080 = 0x500n;
+  state.rip = BigInt(CODE);
+  state.gpr[1] = rounds;
+  return state;
+}

@@ -1,0 +1,180 @@
+/** The VM's thread's side of the vCPUs' threads. */
+import { Worker } from "node:worker_threads";
+import type { VcpuThreads } from "../engine.ts";
+import type { VmExit } from "../exit.ts";
+import { Ioctl } from "./abi.ts";
+import { KvmThreadError } from "./errors.ts";
+import { KICK_SIGNAL, type Native } from "./native.ts";
+import type { KvmVcpu } from "./vcpu.ts";
+import { Box, BoxState, SPIN_ROUNDS, VCPU_THREAD, type VcpuThreadData } from "./vcpu-thread.ts";
+
+interface WaitAsync {
+  waitAsync(
+    words: Int32Array,
+    index: number,
+    value: number,
+    ms: number,
+  ): { async: false } | { async: true; value: Promise<string> };
+}
+
+/** What the VM does about its clocks when time goes on. */
+export type StartTime = (nowNs: number, tsc: bigint) => void;
+
+class VcpuThread {
+  readonly vcpu: KvmVcpu;
+  readonly box = new Int32Array(new SharedArrayBuffer(4 * Box.WORDS));
+  readonly worker: Worker;
+  readonly ended: Promise<void>;
+  /** The exit given out, until the next entry. */
+  exit: VmExit | undefined;
+  /** Set by `enter`: what the thread left is not read yet. */
+  isEntered = false;
+  failure: Error | undefined;
+
+  constructor(vcpu: KvmVcpu, native: Native, bell: Int32Array, onEnd: () => void) {
+    this.vcpu = vcpu;
+    const data: VcpuThreadData = {
+      koffiPath: native.koffiPath,
+      fd: vcpu.fd,
+      kvmRun: Ioctl.KVM_RUN,
+      kickSignal: KICK_SIGNAL,
+      box: this.box,
+      bell,
+    };
+    this.worker = new Worker(VCPU_THREAD, { eval: true, workerData: data, name: `vcpu ${vcpu.index}` });
+    // A VM that was made and not run does not keep the process.
+    this.worker.unref();
+    this.worker.on("error", (cause) => {
+      this.failure = new KvmThreadError(`the thread of vCPU ${vcpu.index} failed: ${cause}`, { cause });
+      onEnd();
+    });
+    this.ended = new Promise((done) => {
+      this.worker.on("exit", (status) => {
+        this.failure ??= new KvmThreadError(
+          `the thread of vCPU ${vcpu.index} ended with status ${status}: the VM cannot go on; close it and make another`,
+        );
+        onEnd();
+        done();
+      });
+    });
+  }
+}
+
+/** Threads that the process would wait for at its end, if nobody kicked them out of the guest. */
+const LIVE = new Set<KvmThreads>();
+process.on("exit", () => {
+  for (const threads of LIVE) threads.abandon();
+});
+
+export class KvmThreads implements VcpuThreads {
+  readonly #native: Native;
+  readonly #threads: VcpuThread[] = [];
+  readonly #startTime: StartTime;
+  /** Counts stops and `ring()`s. */
+  readonly #bell = new Int32Array(new SharedArrayBuffer(4));
+  #heard = 0;
+
+  constructor(native: Native, startTime: StartTime) {
+    this.#native = native;
+    this.#startTime = startTime;
+    LIVE.add(this);
+  }
+
+  /** Starts a vCPU's thread; it waits for `enter`. */
+  add(vcpu: KvmVcpu): void {
+    this.#threads[vcpu.index] = new VcpuThread(vcpu, this.#native, this.#bell, () => this.ring());
+  }
+
+  startTime(nowNs: number, tsc: bigint): void {
+    this.#startTime(nowNs, tsc);
+  }
+
+  enter(index: number): void {
+    const thread = this.#thread(index);
+    // A piece of an exit that is left, or what an exit hid, comes without an entry.
+    thread.exit = thread.vcpu.prepare();
+    if (thread.exit !== undefined) this.ring();
+    else this.#go(thread);
+  }
+
+  exit(index: number): VmExit | undefined {
+    const thread = this.#thread(index);
+    if (thread.failure !== undefined) throw thread.failure;
+    if (!thread.isEntered) return thread.exit;
+    if (Atomics.load(thread.box, Box.STATE) !== BoxState.STOPPED) return undefined;
+    thread.isEntered = false;
+    thread.worker.unref();
+    thread.vcpu.setImmediateExit(false);
+    thread.exit = thread.vcpu.finish(Atomics.load(thread.box, Box.RESULT));
+    if (thread.exit === undefined) this.#go(thread);
+    return thread.exit;
+  }
+
+  kick(index: number): void {
+    const thread = this.#thread(index);
+    thread.vcpu.setImmediateExit(true);
+    // The store above must be seen by a thread that has not told its id yet: it has not entered either.
+    if (Atomics.add(thread.box, Box.RESULT, 0) !== 0 || thread.isEntered) this.#signal(thread);
+  }
+
+  isStuck(index: number): boolean {
+    return this.#thread(index).vcpu.isStuck();
+  }
+
+  spin(): boolean {
+    for (let i = 0; i < SPIN_ROUNDS; i++) {
+      const count = Atomics.load(this.#bell, 0);
+      if (count === this.#heard) continue;
+      this.#heard = count;
+      return true;
+    }
+    return false;
+  }
+
+  async wait(ms: number): Promise<void> {
+    const { waitAsync } = Atomics as unknown as WaitAsync;
+    const waiting = waitAsync(this.#bell, 0, this.#heard, ms);
+    if (waiting.async) await waiting.value;
+    this.#heard = Atomics.load(this.#bell, 0);
+  }
+
+  ring(): void {
+    Atomics.add(this.#bell, 0, 1);
+    Atomics.notify(this.#bell, 0);
+  }
+
+  /** Ends the threads. Resolves once none uses its vCPU any more. */
+  async close(): Promise<void> {
+    this.abandon();
+    await Promise.all(this.#threads.map((thread) => thread.ended));
+    LIVE.delete(this);
+  }
+
+  /** Tells the threads to end, without waiting for it. */
+  abandon(): void {
+    for (const thread of this.#threads) {
+      Atomics.store(thread.box, Box.STOP, 1);
+      thread.vcpu.setImmediateExit(true);
+      this.#signal(thread);
+      Atomics.notify(thread.box, Box.STATE);
+    }
+  }
+
+  #go(thread: VcpuThread): void {
+    thread.isEntered = true;
+    thread.worker.ref();
+    Atomics.store(thread.box, Box.STATE, BoxState.RUNNING);
+    Atomics.notify(thread.box, Box.STATE);
+  }
+
+  #signal(thread: VcpuThread): void {
+    const id = Atomics.load(thread.box, Box.THREAD_ID);
+    if (id !== 0) this.#native.kick(id);
+  }
+
+  #thread(index: number): VcpuThread {
+    const thread = this.#threads[index];
+    if (thread === undefined) throw new RangeError(`index: there is no vCPU ${index}`);
+    return thread;
+  }
+}

@@ -1,0 +1,230 @@
+/** A VM of KVM: memory slots from an address space, vCPUs, and the dirty log. */
+import { type AddressSpace, PageFlag } from "@skep/memory";
+import type { EngineVcpu, EngineVm, EngineVmOptions } from "../engine.ts";
+import { EngineUnsuitableError } from "../errors.ts";
+import { Capability, MANUAL_PROTECT_ENABLE, MsrExitReason } from "./abi.ts";
+import { cpuidEntries } from "./cpuid.ts";
+import type { KvmEvent } from "./exit-reader.ts";
+import type { KvmHost } from "./host.ts";
+import type { KvmIrqChip } from "./irqchip.ts";
+import { type MemorySlot, MemorySlots } from "./memory-slots.ts";
+import { setMsrFilter } from "./msr-policy.ts";
+import type { Native } from "./native.ts";
+import { Size, Struct } from "./structs.ts";
+import { KvmThreads } from "./threads.ts";
+import { KvmVcpu, type VcpuHost } from "./vcpu.ts";
+import type { StateFeatures } from "./vcpu-state.ts";
+
+/**
+ * Three pages and one that KVM needs for real mode on Intel processors without unrestricted guests. Below the
+ * firmware's 16 MiB, where the layout has nothing.
+ */
+const IDENTITY_MAP = 0xfeff_c000;
+const TSS = 0xfeff_d000;
+const PAGE_BYTES = 4096;
+/** Tolerance that KVM itself grants between a TSC's frequencies: 250 parts in a million. */
+const TSC_TOLERANCE = 250e-6;
+
+export class KvmVm implements EngineVm, VcpuHost {
+  readonly native: Native;
+  readonly fd: number;
+  readonly runBytes: number;
+  readonly features: StateFeatures;
+  readonly tscHz: number;
+  readonly hasTscOffset: boolean;
+  readonly signature: number;
+  readonly threads?: KvmThreads;
+  /** Raw access for what the contract does not have: more slots, the dirty log. */
+  readonly slots: MemorySlots;
+
+  readonly #host: KvmHost;
+  readonly #options: EngineVmOptions;
+  readonly #memory: AddressSpace;
+  readonly #irqchip: KvmIrqChip | undefined;
+  readonly #hasManualProtect: boolean;
+  readonly #vcpus: KvmVcpu[] = [];
+  readonly #timerSpec = new Struct(32);
+  #timer: number | undefined;
+  #logsDirty = false;
+  #isClosed = false;
+
+  /** @param host is the VM's from here on, and closed with it, also where this throws. */
+  constructor(host: KvmHost, options: EngineVmOptions, irqchip: KvmIrqChip | undefined) {
+    const { native, capabilities } = host;
+    this.native = native;
+    this.#host = host;
+    this.#options = options;
+    this.#memory = options.memory;
+    this.#irqchip = irqchip;
+    this.tscHz = options.tscHz;
+    this.signature = options.cpuid.query(0, 1, 0).eax;
+    this.hasTscOffset = capabilities.KVM_CAP_VCPU_ATTRIBUTES > 0;
+    this.#hasManualProtect = (capabilities.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 & 1) !== 0;
+    this.features = {
+      msrs: host.stateMsrs,
+      components: host.xsaveComponents,
+      xsaveBytes: host.xsaveBytes,
+      hasXcrs: capabilities.KVM_CAP_XCRS > 0 && (host.cpuid.query(0, 1, 0).ecx & (1 << 26)) !== 0,
+      hasSregs2: capabilities.KVM_CAP_SREGS2 > 0,
+      hasTscAdjust: (options.cpuid.query(0, 7, 0).ebx & 2) !== 0,
+      hasKernelApic: irqchip !== undefined,
+    };
+    this.runBytes = native.ioctl(host.fd, "KVM_GET_VCPU_MMAP_SIZE");
+    this.fd = native.ioctl(host.fd, "KVM_CREATE_VM");
+    this.slots = new MemorySlots(native, this.fd, capabilities.KVM_CAP_NR_MEMSLOTS || 32);
+    try {
+      this.#configure();
+      irqchip?.attach(this);
+      if (irqchip) {
+        this.threads = new KvmThreads(native, (nowNs, tsc) => this.#startTime(nowNs, tsc));
+      }
+      native.blockKick();
+      this.invalidateMappings();
+      options.memory.setMappingsWatcher(() => this.invalidateMappings());
+      options.memory.dirty.setSource((gpa, bytes) => this.#collectDirty(gpa, bytes));
+    } catch (error) {
+      native.close(this.fd);
+      throw error;
+    }
+  }
+
+  createVcpu(index: number): EngineVcpu {
+    const vcpu = new KvmVcpu(this, index);
+    this.#vcpus[index] = vcpu;
+    this.#checkTsc(vcpu);
+    this.#irqchip?.vcpuMade(index, vcpu.fd);
+    this.threads?.add(vcpu);
+    return vcpu;
+  }
+
+  /** RAM, ROM and device RAM of the address space become slots; a guest write to ROM comes as an exit. */
+  invalidateMappings(): void {
+    const base = this.native.address(this.#memory.arena.bytes);
+    const wanted: MemorySlot[] = [];
+    for (const { kind, name, start, end, arenaOffset } of this.#memory.ranges()) {
+      if (arenaOffset === undefined) continue;
+      const host = base + BigInt(arenaOffset);
+      wanted.push({ gpa: start, bytes: end - start, host, readOnly: kind === "rom", name });
+    }
+    this.slots.update(wanted);
+    if (this.#logsDirty) for (const slot of wanted) if (!slot.readOnly) this.slots.setLogging(slot.gpa, true);
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#memory.setMappingsWatcher(undefined);
+    this.#memory.dirty.setSource(undefined);
+    await this.threads?.close();
+    this.#irqchip?.detach();
+    for (const vcpu of this.#vcpus) vcpu?.close();
+    if (this.#timer !== undefined) this.native.deleteKickTimer(this.#timer);
+    this.native.close(this.fd);
+    this.#host.close();
+  }
+
+  // For the vCPUs.
+
+  cpuid(index: number): Struct {
+    return cpuidEntries(this.#options.cpuid, index);
+  }
+
+  setKickTimer(ns: number): void {
+    this.#timer ??= this.native.kickTimer();
+    this.native.setKickTimer(this.#timer, ns, this.#timerSpec);
+  }
+
+  onEvent(event: KvmEvent): void {
+    if (event.event === "ioapic-eoi") this.#irqchip?.endOfInterrupt(event.vector);
+  }
+
+  peek(address: number, length: number): Uint8Array {
+    const slot = this.slots.find(address);
+    if (slot === undefined) return new Uint8Array();
+    return this.#memory.dump(address, Math.min(length, slot.gpa + slot.bytes - address));
+  }
+
+  /** Enables a capability of the VM. @throws KvmError */
+  enable(capability: number, argument: bigint): void {
+    const cap = new Struct(Size.ENABLE_CAP);
+    cap.setU32(0, capability);
+    cap.setU64(8, argument);
+    this.native.ioctlStruct(this.fd, "KVM_ENABLE_CAP", cap);
+  }
+
+  #configure(): void {
+    const { native, fd } = this;
+    const { capabilities } = this.#host;
+    if (capabilities.KVM_CAP_SET_IDENTITY_MAP_ADDR > 0) {
+      const address = new Struct(8);
+      address.setU64(0, BigInt(IDENTITY_MAP));
+      native.ioctlStruct(fd, "KVM_SET_IDENTITY_MAP_ADDR", address);
+    }
+    native.ioctl(fd, "KVM_SET_TSS_ADDR", TSS);
+    this.enable(
+      Capability.KVM_CAP_X86_USER_SPACE_MSR,
+      BigInt(MsrExitReason.INVAL | MsrExitReason.UNKNOWN | MsrExitReason.FILTER),
+    );
+    setMsrFilter(native, fd, this.#irqchip !== undefined);
+    if (capabilities.KVM_CAP_EXIT_ON_EMULATION_FAILURE > 0) {
+      this.enable(Capability.KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1n);
+    }
+    if (this.#hasManualProtect) {
+      this.enable(Capability.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, MANUAL_PROTECT_ENABLE);
+    }
+  }
+
+  /** All vCPUs' TSCs, each by its own offset from the clock's, in step to the tick; and kvmclock. */
+  #startTime(nowNs: number, tsc: bigint): void {
+    const [first] = this.#vcpus;
+    if (first === undefined) return;
+    if (this.hasTscOffset) {
+      const base = first.tscBase(tsc);
+      for (const vcpu of this.#vcpus) vcpu.setTscBase(base);
+    } else {
+      for (const vcpu of this.#vcpus) vcpu.setTsc(tsc);
+    }
+    if (this.#host.capabilities.KVM_CAP_ADJUST_CLOCK <= 0) return;
+    const clock = new Struct(Size.CLOCK_DATA);
+    clock.setU64(0, BigInt(nowNs));
+    this.native.ioctlStruct(this.fd, "KVM_SET_CLOCK", clock);
+  }
+
+  /**
+   * Enters what the guest wrote into the arena's page flags. KVM's log costs a fault for each page that is written, so
+   * it is off until somebody asks for the first time; then every page counts as written.
+   */
+  #collectDirty(gpa: number, bytes: number): void {
+    const isFirst = !this.#logsDirty;
+    this.#logsDirty = true;
+    for (const slot of this.slots.list()) {
+      if (slot.readOnly) continue;
+      if (isFirst) this.slots.setLogging(slot.gpa, true);
+      const offset = this.#memory.arenaOffset(slot.gpa);
+      if (offset === undefined || slot.gpa >= gpa + bytes || slot.gpa + slot.bytes <= gpa) continue;
+      const bitmap = isFirst ? undefined : this.slots.takeDirty(slot.gpa, this.#hasManualProtect);
+      this.#markDirty(offset / PAGE_BYTES, slot.bytes / PAGE_BYTES, bitmap);
+    }
+  }
+
+  #markDirty(first: number, pages: number, bitmap: Uint8Array | undefined): void {
+    const { flags } = this.#memory.arena;
+    for (let page = 0; page < pages; page++) {
+      if (bitmap !== undefined && (bitmap[page >> 3]! & (1 << (page & 7))) === 0) continue;
+      Atomics.or(flags, first + page, PageFlag.DIRTY);
+    }
+  }
+
+  #checkTsc(vcpu: KvmVcpu): void {
+    const { native, tscHz } = this;
+    const hz = native.ioctl(vcpu.fd, "KVM_GET_TSC_KHZ") * 1000;
+    if (Math.abs(hz - tscHz) <= hz * TSC_TOLERANCE) return;
+    if (this.#host.capabilities.KVM_CAP_TSC_CONTROL > 0) {
+      native.ioctl(vcpu.fd, "KVM_SET_TSC_KHZ", Math.round(tscHz / 1000));
+      return;
+    }
+    throw new EngineUnsuitableError(
+      `tscHz: this host's processor cannot scale a guest's TSC; expected ${hz}, its own frequency, got ${tscHz}`,
+    );
+  }
+}
