@@ -156,7 +156,8 @@ export class ThreadLoop implements VcpuLoop {
       const exit = this.#takeExit(slot);
       if (exit === undefined) continue;
       hasAnswered = true;
-      if (this.#answer(slot, exit)) this.#enter(slot);
+      // What the answering device asked for comes before the guest's next instruction.
+      if (this.#answer(slot, exit) && !this.#stopRequested) this.#enter(slot);
     }
     return hasAnswered;
   }

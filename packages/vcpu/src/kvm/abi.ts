@@ -134,7 +134,7 @@ export const Capability = {
   KVM_CAP_SREGS2: 200,
   KVM_CAP_EXIT_ON_EMULATION_FAILURE: 204,
   KVM_CAP_XSAVE2: 208,
-  KVM_CAP_X86_TRIPLE_FAULT_EVENT: 218,
+  KVM_CAP_DIRTY_LOG_RING_ACQ_REL: 223,
 } as const;
 export type CapabilityName = keyof typeof Capability;
 

@@ -5,9 +5,9 @@ import type { EngineIrqChip } from "../irq.ts";
 import { KVM_DEVICE, KvmHost, NEEDED_FOR_IRQCHIP } from "./host.ts";
 import { KvmIrqChip } from "./irqchip.ts";
 import { probeKvm } from "./probe.ts";
-import { KvmVm } from "./vm.ts";
+import { KvmVm, type KvmVmSettings } from "./vm.ts";
 
-export interface KvmOptions {
+export interface KvmOptions extends KvmVmSettings {
   /** Default `/dev/kvm`. */
   readonly device?: string;
 }
@@ -25,10 +25,12 @@ class KvmEngine implements Engine {
   readonly countsInstructions = false;
   readonly arenaBytes = 0;
   readonly #device: string;
+  readonly #settings: KvmVmSettings;
   #known: HostFacts | undefined;
 
   constructor(options: KvmOptions) {
     this.#device = options.device ?? KVM_DEVICE;
+    this.#settings = options;
   }
 
   /** @throws EngineUnavailableError where this machine cannot run the engine. */
@@ -64,7 +66,7 @@ class KvmEngine implements Engine {
           `vcpus: this host's KVM takes ${host.maxVcpus} (KVM_CAP_MAX_VCPUS), got ${options.vcpus}`,
         );
       }
-      return new KvmVm(host, options, irqchip);
+      return new KvmVm(host, options, irqchip, this.#settings);
     } catch (error) {
       host.close();
       throw error;

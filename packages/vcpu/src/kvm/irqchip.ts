@@ -2,16 +2,18 @@
  * KVM's own interrupt controllers: a local APIC for each vCPU, an I/O APIC, two 8259s, all in the kernel.
  *
  * ISA IRQ n and global system interrupt n are one input, as `@skep/chipset`'s chips are wired: n goes to the 8259s
- * below 16 and to the I/O APIC, the timer's IRQ 0 as GSI 2. KVM's default routes have IRQ 0 at both (its I/O APIC's
- * input 2), so the timer is KVM's GSI 0 here.
+ * below 16 and to the I/O APIC, the timer's IRQ 0 as GSI 2. In KVM's own numbers, which routes translate, the timer
+ * is GSI 0: one line leads to both chips.
  */
 import type { EngineIrqChip, IrqLine, LocalApicPort, VcpuSignals } from "../irq.ts";
 import { StateReader } from "../validate.ts";
 import { IrqChipId } from "./abi.ts";
+import { type IrqFd, makeIrqFd } from "./event-fds.ts";
+import { IOAPIC_PINS, IrqRoutes } from "./irq-routes.ts";
 import type { Native } from "./native.ts";
 import { Size, Struct } from "./structs.ts";
 
-const GSI_COUNT = 24;
+const GSI_COUNT = IOAPIC_PINS;
 const ISA_IRQS = 16;
 const ISA_CASCADE = 2;
 const GSI_TIMER = 2;
@@ -42,7 +44,8 @@ export interface KvmIrqChipStateV1 {
 export interface IrqChipHost {
   readonly native: Native;
   readonly fd: number;
-  enable(capability: number, argument: bigint): void;
+  /** KVM_CAP_IRQ_ROUTING. */
+  readonly routeLimit: number;
 }
 
 /** Nothing of a local APIC that is in the kernel comes to the run loop. */
@@ -63,6 +66,7 @@ export class KvmIrqChip implements EngineIrqChip {
   readonly #level = new Struct(Size.IRQ_LEVEL);
   readonly #msi = new Struct(Size.MSI);
   #host: IrqChipHost | undefined;
+  #routes: IrqRoutes | undefined;
   /** The chips after RESET, as the kernel makes them. */
   #resetChips: Struct[] = [];
   #resetLapics: Struct[] = [];
@@ -116,6 +120,38 @@ export class KvmIrqChip implements EngineIrqChip {
     if (this.#host) this.#host.native.tryIoctlStruct(this.#host.fd, "KVM_SIGNAL_MSI", msi);
   }
 
+  /**
+   * An interrupt line's input as a file descriptor: whoever writes to it raises an edge, without this thread.
+   *
+   * @throws RangeError as `line()`. @throws KvmError where the kernel refuses.
+   */
+  irqFd(gsi: number): IrqFd {
+    if (!Number.isInteger(gsi) || gsi <= 0 || gsi >= GSI_COUNT) {
+      throw new RangeError(`irqFd: expected a GSI in [1, ${GSI_COUNT - 1}] (timer: 2), got ${gsi}`);
+    }
+    const { native, fd } = this.#attached;
+    return makeIrqFd(native, fd, gsi === GSI_TIMER ? 0 : gsi);
+  }
+
+  /** A message-signalled interrupt as a file descriptor. @throws KvmError where the kernel refuses. */
+  msiFd(address: number, data: number): IrqFd {
+    const { native, fd } = this.#attached;
+    const routes = this.#routes!;
+    const gsi = routes.freeGsi();
+    routes.setMessage(gsi, address, data);
+    routes.commit();
+    const irqFd = makeIrqFd(native, fd, gsi);
+    return {
+      fd: irqFd.fd,
+      trigger: irqFd.trigger,
+      close: () => {
+        irqFd.close();
+        routes.removeMessage(gsi);
+        routes.commit();
+      },
+    };
+  }
+
   // Of the VM.
 
   /** Makes the chips in a VM that has no vCPU yet. @throws KvmError */
@@ -124,6 +160,8 @@ export class KvmIrqChip implements EngineIrqChip {
       throw new RangeError("interrupts: this interrupt controller belongs to another VM already");
     host.native.ioctl(host.fd, "KVM_CREATE_IRQCHIP");
     this.#host = host;
+    this.#routes = new IrqRoutes(host.native, host.fd, host.routeLimit, true);
+    this.#routes.commit();
     this.#resetChips = this.#chipIds.map((id) => this.#readChip(id));
     for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
   }

@@ -2,7 +2,7 @@
  * The koffi border: system calls, ioctls and mappings. Nothing beyond this file sees a koffi type or a 64-bit
  * number that is sometimes a `bigint` and sometimes not.
  */
-import { closeSync, openSync } from "node:fs";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import { constants, endianness } from "node:os";
 import type Koffi from "koffi";
@@ -19,8 +19,10 @@ const Syscall = {
   timer_create: 222,
   timer_settime: 223,
   timer_delete: 226,
+  epoll_ctl: 233,
   tgkill: 234,
   eventfd2: 290,
+  epoll_create1: 291,
 } as const;
 type SyscallName = keyof typeof Syscall;
 
@@ -158,16 +160,52 @@ export class Native {
   /** @throws KvmError */
   map(fd: number, offset: number, bytes: number, flags: number): Mapping {
     const address = u64(this.#call("mmap", 0, bytes, Prot.READ | Prot.WRITE, flags, fd, offset));
-    return { address, bytes: new Uint8Array(this.#koffi.view(address, bytes)) };
+    return { address, bytes: this.bytesAt(address, bytes) };
   }
 
-  unmap(mapping: Mapping, bytes = mapping.bytes.length): void {
-    this.#call("munmap", mapping.address, bytes);
+  unmap(mapping: Mapping): void {
+    this.release(mapping.address, mapping.bytes.length);
+  }
+
+  /** Address of an anonymous mapping. @throws KvmError */
+  reserve(bytes: number, flags: number): bigint {
+    return u64(this.#call("mmap", 0, bytes, Prot.READ | Prot.WRITE, flags, -1, 0));
+  }
+
+  release(address: bigint, bytes: number): void {
+    this.#call("munmap", address, bytes);
+  }
+
+  /** The bytes at an address, which must stay mapped for as long as they are used. */
+  bytesAt(address: bigint, bytes: number): Uint8Array {
+    return new Uint8Array(this.#koffi.view(address, bytes));
   }
 
   /** An eventfd, non-blocking. @throws KvmError */
   eventFd(): number {
     return Number(this.#call("eventfd2", 0, EFD_CLOEXEC | EFD_NONBLOCK));
+  }
+
+  /** Adds 1 to an eventfd: wakes whoever waits for it. */
+  signalEventFd(fd: number): void {
+    writeSync(fd, new Uint8Array(new BigUint64Array([1n]).buffer));
+  }
+
+  /** An epoll set. @throws KvmError */
+  epoll(): number {
+    return Number(this.#call("epoll_create1", EFD_CLOEXEC));
+  }
+
+  /** Waits for `fd` to become readable, too; its events carry `key` and the descriptor. @throws KvmError */
+  epollAdd(epoll: number, fd: number, key: number): void {
+    // struct epoll_event, packed: EPOLLIN, then 64 bits of the caller's.
+    const event = new Uint8Array(new ArrayBuffer(16));
+    const view = new DataView(event.buffer);
+    view.setUint32(0, 1, true);
+    view.setUint32(4, key, true);
+    view.setUint32(8, fd, true);
+    const EPOLL_CTL_ADD = 1;
+    this.#call("epoll_ctl", epoll, EPOLL_CTL_ADD, fd, this.address(event));
   }
 
   /** Kernel's id of the calling thread. */

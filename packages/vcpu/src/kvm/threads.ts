@@ -3,7 +3,9 @@ import { Worker } from "node:worker_threads";
 import type { VcpuThreads } from "../engine.ts";
 import type { VmExit } from "../exit.ts";
 import { Ioctl } from "./abi.ts";
+import { DoorbellThread } from "./doorbell-thread.ts";
 import { KvmThreadError } from "./errors.ts";
+import type { Doorbell, DoorbellRange } from "./event-fds.ts";
 import { KICK_SIGNAL, type Native } from "./native.ts";
 import type { KvmVcpu } from "./vcpu.ts";
 import { Box, BoxState, SPIN_ROUNDS, VCPU_THREAD, type VcpuThreadData } from "./vcpu-thread.ts";
@@ -73,9 +75,12 @@ export class KvmThreads implements VcpuThreads {
   /** Counts stops and `ring()`s. */
   readonly #bell = new Int32Array(new SharedArrayBuffer(4));
   #heard = 0;
+  readonly #vmFd: number;
+  #doorbells: DoorbellThread | undefined;
 
-  constructor(native: Native, startTime: StartTime) {
+  constructor(native: Native, vmFd: number, startTime: StartTime) {
     this.#native = native;
+    this.#vmFd = vmFd;
     this.#startTime = startTime;
     LIVE.add(this);
   }
@@ -83,6 +88,12 @@ export class KvmThreads implements VcpuThreads {
   /** Starts a vCPU's thread; it waits for `enter`. */
   add(vcpu: KvmVcpu): void {
     this.#threads[vcpu.index] = new VcpuThread(vcpu, this.#native, this.#bell, () => this.ring());
+  }
+
+  /** Guest writes to `range` call `onRing` on this thread while the VM runs, without an exit. @throws KvmError */
+  addDoorbell(range: DoorbellRange, onRing: () => void): Doorbell {
+    this.#doorbells ??= new DoorbellThread(this.#native, this.#vmFd, this.#bell);
+    return this.#doorbells.add(range, onRing);
   }
 
   startTime(nowNs: number, tsc: bigint): void {
@@ -113,8 +124,9 @@ export class KvmThreads implements VcpuThreads {
   kick(index: number): void {
     const thread = this.#thread(index);
     thread.vcpu.setImmediateExit(true);
-    // The store above must be seen by a thread that has not told its id yet: it has not entered either.
-    if (Atomics.add(thread.box, Box.RESULT, 0) !== 0 || thread.isEntered) this.#signal(thread);
+    // The thread has entered, or sees the store above: it is ordered before the question whether it was sent in.
+    Atomics.add(thread.box, Box.RESULT, 0);
+    if (thread.isEntered) this.#signal(thread);
   }
 
   isStuck(index: number): boolean {
@@ -126,6 +138,7 @@ export class KvmThreads implements VcpuThreads {
       const count = Atomics.load(this.#bell, 0);
       if (count === this.#heard) continue;
       this.#heard = count;
+      this.#doorbells?.serve();
       return true;
     }
     return false;
@@ -136,6 +149,7 @@ export class KvmThreads implements VcpuThreads {
     const waiting = waitAsync(this.#bell, 0, this.#heard, ms);
     if (waiting.async) await waiting.value;
     this.#heard = Atomics.load(this.#bell, 0);
+    this.#doorbells?.serve();
   }
 
   ring(): void {
@@ -147,11 +161,13 @@ export class KvmThreads implements VcpuThreads {
   async close(): Promise<void> {
     this.abandon();
     await Promise.all(this.#threads.map((thread) => thread.ended));
+    await this.#doorbells?.close();
     LIVE.delete(this);
   }
 
   /** Tells the threads to end, without waiting for it. */
   abandon(): void {
+    this.#doorbells?.abandon();
     for (const thread of this.#threads) {
       Atomics.store(thread.box, Box.STOP, 1);
       thread.vcpu.setImmediateExit(true);

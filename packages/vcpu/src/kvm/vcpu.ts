@@ -7,7 +7,7 @@ import type { VcpuStateV1 } from "../state.ts";
 import { GuestDebug, MpState, TscAttribute } from "./abi.ts";
 import { KvmExitError } from "./errors.ts";
 import { ExitReader, type KvmEvent, type KvmFailure } from "./exit-reader.ts";
-import { KICK_SIGNAL, kvmError, type Mapping, type Native } from "./native.ts";
+import { KICK_SIGNAL, kvmError, MapFlag, type Mapping, type Native } from "./native.ts";
 import { parseVcpuState } from "./parse-state.ts";
 import { Run, Size, Struct } from "./structs.ts";
 import { type StateFeatures, VcpuStateAccess } from "./vcpu-state.ts";
@@ -85,7 +85,7 @@ export class KvmVcpu implements EngineVcpu {
     this.fd = native.ioctl(host.fd, "KVM_CREATE_VCPU", index);
     let mapping: Mapping | undefined;
     try {
-      mapping = native.map(this.fd, 0, host.runBytes, 1);
+      mapping = native.map(this.fd, 0, host.runBytes, MapFlag.SHARED);
       this.#mapping = mapping;
       this.#run = new Struct(mapping.bytes);
       this.#reader = new ExitReader(this.#run);

@@ -4,8 +4,11 @@ import type { EngineVcpu, EngineVm, EngineVmOptions } from "../engine.ts";
 import { EngineUnsuitableError } from "../errors.ts";
 import { Capability, MANUAL_PROTECT_ENABLE, MsrExitReason } from "./abi.ts";
 import { cpuidEntries } from "./cpuid.ts";
+import { DirtyRings } from "./dirty-ring.ts";
+import type { Doorbell, DoorbellRange } from "./event-fds.ts";
 import type { KvmEvent } from "./exit-reader.ts";
 import type { KvmHost } from "./host.ts";
+import { HostMemory } from "./host-memory.ts";
 import type { KvmIrqChip } from "./irqchip.ts";
 import { type MemorySlot, MemorySlots } from "./memory-slots.ts";
 import { setMsrFilter } from "./msr-policy.ts";
@@ -25,6 +28,14 @@ const PAGE_BYTES = 4096;
 /** Tolerance that KVM itself grants between a TSC's frequencies: 250 parts in a million. */
 const TSC_TOLERANCE = 250e-6;
 
+export interface KvmVmSettings {
+  /**
+   * Entries of each vCPU's dirty ring, a power of two from 512 to what the host takes; without it, or where the host
+   * has no such ring, the dirty log is a bitmap for each slot.
+   */
+  readonly dirtyRingEntries?: number;
+}
+
 export class KvmVm implements EngineVm, VcpuHost {
   readonly native: Native;
   readonly fd: number;
@@ -32,6 +43,7 @@ export class KvmVm implements EngineVm, VcpuHost {
   readonly features: StateFeatures;
   readonly tscHz: number;
   readonly hasTscOffset: boolean;
+  readonly routeLimit: number;
   readonly signature: number;
   readonly threads?: KvmThreads;
   /** Raw access for what the contract does not have: more slots, the dirty log. */
@@ -42,6 +54,8 @@ export class KvmVm implements EngineVm, VcpuHost {
   readonly #memory: AddressSpace;
   readonly #irqchip: KvmIrqChip | undefined;
   readonly #hasManualProtect: boolean;
+  readonly #rings: DirtyRings | undefined;
+  readonly #regions: { readonly memory: HostMemory; readonly slot: MemorySlot }[] = [];
   readonly #vcpus: KvmVcpu[] = [];
   readonly #timerSpec = new Struct(32);
   #timer: number | undefined;
@@ -49,7 +63,12 @@ export class KvmVm implements EngineVm, VcpuHost {
   #isClosed = false;
 
   /** @param host is the VM's from here on, and closed with it, also where this throws. */
-  constructor(host: KvmHost, options: EngineVmOptions, irqchip: KvmIrqChip | undefined) {
+  constructor(
+    host: KvmHost,
+    options: EngineVmOptions,
+    irqchip: KvmIrqChip | undefined,
+    settings: KvmVmSettings = {},
+  ) {
     const { native, capabilities } = host;
     this.native = native;
     this.#host = host;
@@ -59,6 +78,7 @@ export class KvmVm implements EngineVm, VcpuHost {
     this.tscHz = options.tscHz;
     this.signature = options.cpuid.query(0, 1, 0).eax;
     this.hasTscOffset = capabilities.KVM_CAP_VCPU_ATTRIBUTES > 0;
+    this.routeLimit = capabilities.KVM_CAP_IRQ_ROUTING;
     this.#hasManualProtect = (capabilities.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 & 1) !== 0;
     this.features = {
       msrs: host.stateMsrs,
@@ -74,15 +94,17 @@ export class KvmVm implements EngineVm, VcpuHost {
     this.slots = new MemorySlots(native, this.fd, capabilities.KVM_CAP_NR_MEMSLOTS || 32);
     try {
       this.#configure();
+      this.#rings = this.#makeRings(settings.dirtyRingEntries);
       irqchip?.attach(this);
-      if (irqchip) {
-        this.threads = new KvmThreads(native, (nowNs, tsc) => this.#startTime(nowNs, tsc));
-      }
       native.blockKick();
       this.invalidateMappings();
+      if (irqchip) {
+        this.threads = new KvmThreads(native, this.fd, (nowNs, tsc) => this.#startTime(nowNs, tsc));
+      }
       options.memory.setMappingsWatcher(() => this.invalidateMappings());
       options.memory.dirty.setSource((gpa, bytes) => this.#collectDirty(gpa, bytes));
     } catch (error) {
+      irqchip?.detach();
       native.close(this.fd);
       throw error;
     }
@@ -93,6 +115,7 @@ export class KvmVm implements EngineVm, VcpuHost {
     this.#vcpus[index] = vcpu;
     this.#checkTsc(vcpu);
     this.#irqchip?.vcpuMade(index, vcpu.fd);
+    this.#rings?.add(vcpu.fd);
     this.threads?.add(vcpu);
     return vcpu;
   }
@@ -106,8 +129,40 @@ export class KvmVm implements EngineVm, VcpuHost {
       const host = base + BigInt(arenaOffset);
       wanted.push({ gpa: start, bytes: end - start, host, readOnly: kind === "rom", name });
     }
+    for (const region of this.#regions) wanted.push(region.slot);
     this.slots.update(wanted);
     if (this.#logsDirty) for (const slot of wanted) if (!slot.readOnly) this.slots.setLogging(slot.gpa, true);
+  }
+
+  /**
+   * Gives the guest `bytes` of RAM at `gpa` beside the address space's, from host memory of its own: for more than an
+   * arena holds. It lives as long as the VM. Devices of the address space do not reach it.
+   *
+   * @throws KvmError where the slot is misaligned or overlaps another, or the host refuses.
+   */
+  addHostMemory(gpa: number, bytes: number, name: string): HostMemory {
+    const memory = new HostMemory(this.native, bytes);
+    const slot: MemorySlot = { gpa, bytes, host: memory.address, readOnly: false, name };
+    try {
+      this.slots.add(slot);
+    } catch (error) {
+      memory.close();
+      throw error;
+    }
+    this.#regions.push({ memory, slot });
+    return memory;
+  }
+
+  /**
+   * Guest writes to `range` call `onRing` on the VM's thread, without an exit and without stopping the guest.
+   *
+   * @throws EngineUnsuitableError where the vCPUs have no threads of their own. @throws KvmError
+   */
+  addDoorbell(range: DoorbellRange, onRing: () => void): Doorbell {
+    if (this.threads) return this.threads.addDoorbell(range, onRing);
+    throw new EngineUnsuitableError(
+      "doorbells need a VM with KVM's own interrupt controller (createIrqChip)",
+    );
   }
 
   async close(): Promise<void> {
@@ -117,9 +172,11 @@ export class KvmVm implements EngineVm, VcpuHost {
     this.#memory.dirty.setSource(undefined);
     await this.threads?.close();
     this.#irqchip?.detach();
+    this.#rings?.close();
     for (const vcpu of this.#vcpus) vcpu?.close();
     if (this.#timer !== undefined) this.native.deleteKickTimer(this.#timer);
     this.native.close(this.fd);
+    for (const { memory } of this.#regions) memory.close();
     this.#host.close();
   }
 
@@ -136,6 +193,7 @@ export class KvmVm implements EngineVm, VcpuHost {
 
   onEvent(event: KvmEvent): void {
     if (event.event === "ioapic-eoi") this.#irqchip?.endOfInterrupt(event.vector);
+    else if (event.event === "dirty-ring-full") this.#harvest();
   }
 
   peek(address: number, length: number): Uint8Array {
@@ -197,14 +255,45 @@ export class KvmVm implements EngineVm, VcpuHost {
   #collectDirty(gpa: number, bytes: number): void {
     const isFirst = !this.#logsDirty;
     this.#logsDirty = true;
+    this.#harvest();
     for (const slot of this.slots.list()) {
       if (slot.readOnly) continue;
       if (isFirst) this.slots.setLogging(slot.gpa, true);
       const offset = this.#memory.arenaOffset(slot.gpa);
       if (offset === undefined || slot.gpa >= gpa + bytes || slot.gpa + slot.bytes <= gpa) continue;
+      if (this.#rings && !isFirst) continue;
       const bitmap = isFirst ? undefined : this.slots.takeDirty(slot.gpa, this.#hasManualProtect);
       this.#markDirty(offset / PAGE_BYTES, slot.bytes / PAGE_BYTES, bitmap);
     }
+  }
+
+  #harvest(): void {
+    const slots = new Map(this.slots.list().map((slot) => [slot.number, slot.gpa]));
+    this.#rings?.harvest((number, page) => {
+      const gpa = slots.get(number);
+      const offset = gpa === undefined ? undefined : this.#memory.arenaOffset(gpa);
+      if (offset !== undefined)
+        Atomics.or(this.#memory.arena.flags, offset / PAGE_BYTES + page, PageFlag.DIRTY);
+    });
+  }
+
+  #makeRings(entries: number | undefined): DirtyRings | undefined {
+    const { capabilities } = this.#host;
+    const isOrdered = capabilities.KVM_CAP_DIRTY_LOG_RING_ACQ_REL > 0;
+    const most = isOrdered
+      ? capabilities.KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+      : capabilities.KVM_CAP_DIRTY_LOG_RING;
+    if (entries === undefined || most <= 0) return undefined;
+    const isPowerOfTwo = Number.isInteger(entries) && (entries & (entries - 1)) === 0;
+    if (!isPowerOfTwo || entries < 512 || entries * Size.DIRTY_GFN > most) {
+      const max = most / Size.DIRTY_GFN;
+      throw new RangeError(`dirtyRingEntries: expected a power of two from 512 to ${max}, got ${entries}`);
+    }
+    const capability = isOrdered
+      ? Capability.KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+      : Capability.KVM_CAP_DIRTY_LOG_RING;
+    this.enable(capability, BigInt(entries * Size.DIRTY_GFN));
+    return new DirtyRings(this.native, this.fd, entries);
   }
 
   #markDirty(first: number, pages: number, bitmap: Uint8Array | undefined): void {

@@ -1,0 +1,15 @@
+import type { KvmCase } from "./case.ts";
+import { interruptCases } from "./interrupt-cases.ts";
+import { memoryCases } from "./memory-cases.ts";
+import { runCases } from "./run-cases.ts";
+
+export { type KvmCase, type KvmCaseContext, SkipCase } from "./case.ts";
+export { KvmMachine, type KvmMachineOptions, withMachine } from "./machine.ts";
+export { emulationLimit, kvmConformanceSkip } from "./skips.ts";
+
+/** Cases of KVM's engine beyond the conformance suite, by group: plain functions, for any test framework or none. */
+export const kvmCases: readonly { readonly title: string; readonly cases: readonly KvmCase[] }[] = [
+  { title: "vCPUs on threads", cases: runCases },
+  { title: "memory", cases: memoryCases },
+  { title: "interrupts", cases: interruptCases },
+];
