@@ -7,7 +7,7 @@
 import { readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { uptime } from "node:os";
 import { type RigClosing, type RigRecord, recordLine } from "../records.ts";
-import type { RigCase } from "./case.ts";
+import { CaseSkipped, type RigCase } from "./case.ts";
 import { isScriptName, SCRIPTS } from "./scripts.ts";
 
 const DEFAULT_LIMIT_SECONDS = 60;
@@ -54,8 +54,12 @@ async function runCase(script: string, test: RigCase): Promise<RigRecord> {
   const elapsed = (): number => Math.round(performance.now() - start);
   try {
     await test.run();
-    return { script, name, status: "passed", ms: elapsed() };
+    if (test.deviation === undefined) return { script, name, status: "passed", ms: elapsed() };
+    const message = `passes, which was not expected: ${test.deviation}`;
+    return { script, name, status: "failed", message, ms: elapsed() };
   } catch (error) {
+    const skipped = error instanceof CaseSkipped ? error.message : test.deviation;
+    if (skipped !== undefined) return { script, name, status: "skipped", message: skipped, ms: elapsed() };
     const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
     return { script, name, status: "failed", message, ms: elapsed() };
   } finally {

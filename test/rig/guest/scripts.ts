@@ -4,7 +4,9 @@ import type { RigScript } from "./case.ts";
 export const SCRIPTS = {
   smoke: async () => (await import("./smoke.ts")).smoke,
   faults: async () => (await import("./faults.ts")).faults,
-  conformance: async () => (await import("./conformance.ts")).conformance,
+  kvm: async () => (await import("./kvm.ts")).kvm,
+  "conformance-svm": async () => (await import("./conformance-svm.ts")).conformanceSvm,
+  "conformance-vtx": async () => (await import("./conformance-vtx.ts")).conformanceVtx,
 } as const satisfies Record<string, () => Promise<RigScript>>;
 export type ScriptName = keyof typeof SCRIPTS;
 

@@ -1,0 +1,21 @@
+/** The cases of KVM's engine beyond the conformance suite. */
+import { createKvmEngine } from "@skep/vcpu/kvm";
+import { type KvmCaseContext, kvmCases, SkipCase } from "@skep/vcpu/kvm/testing";
+import { CaseSkipped, type RigCase, type RigScript } from "./case.ts";
+
+const context: KvmCaseContext = { engine: (options) => createKvmEngine(options), isEmulating: false };
+
+const cases = kvmCases.flatMap(({ title, cases: group }) =>
+  group.map(({ name, run }): RigCase => {
+    const body = async (): Promise<void> => {
+      try {
+        await run(context);
+      } catch (error) {
+        throw error instanceof SkipCase ? new CaseSkipped(error.message) : error;
+      }
+    };
+    return { name: `${title} > ${name}`, run: body };
+  }),
+);
+
+export const kvm: RigScript = { name: "kvm", cases };
