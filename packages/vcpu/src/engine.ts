@@ -1,4 +1,5 @@
 import type { AddressSpace } from "@skep/memory";
+import type { CpuidModelName } from "./cpuid-models.ts";
 import type { VmExit } from "./exit.ts";
 import type { EngineIrqChip, InterruptController } from "./irq.ts";
 import type { VcpuStateV1 } from "./state.ts";
@@ -8,6 +9,8 @@ export interface EngineProbe {
   readonly usable: boolean;
   /** One line for a person: the evidence, and what to do where it is not usable. */
   readonly evidence: string;
+  /** There is nothing of the kind on this machine: no reason to mention it to somebody who did not ask. */
+  readonly isAbsent?: boolean;
 }
 
 export interface EngineVmOptions {
@@ -43,6 +46,11 @@ export interface Engine {
   readonly arenaBytes: number;
   /** CPUID as this engine can back it: the most that a model may offer. */
   readonly supportedCpuid: CpuidTable;
+  /**
+   * The CPUID model unless the embedder chooses one; absent: the general default. A processor that speculates must not
+   * be shown as one that does not.
+   */
+  readonly cpuModel?: CpuidModelName;
   /** Frequency in Hz at which a guest's TSC runs here, where it cannot be chosen. Absent: any frequency will do. */
   readonly tscHz?: number;
   /** Makes an interrupt controller for one VM, not attached yet. There where `hasIrqchip`. */
@@ -73,8 +81,10 @@ export interface EngineVm {
  * State is read and written, and `EngineVcpu`'s other methods are called, only while a vCPU is stopped.
  */
 export interface VcpuThreads {
-  /** Time goes on: `nowNs` and `tsc` are the clock's. Called while every vCPU is stopped. */
-  startTime(nowNs: number, tsc: bigint): void;
+  /** A run begins and time goes on: `nowNs` and `tsc` are the clock's. Called while every vCPU is stopped. */
+  start(nowNs: number, tsc: bigint): void;
+  /** The run is over: every vCPU is stopped, and nothing here keeps the process from ending. */
+  stop(): void;
   /** Runs vCPU `index`, with the answer that was written into its last exit. */
   enter(index: number): void;
   /**

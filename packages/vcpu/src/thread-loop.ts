@@ -69,12 +69,13 @@ export class ThreadLoop implements VcpuLoop {
     try {
       // The clock says what time it is once it was asked.
       const now = this.#clock.now();
-      this.#threads.startTime(now, this.#clock.tsc());
+      this.#threads.start(now, this.#clock.tsc());
       try {
         if (!this.#stopRequested) for (const slot of this.#slots) this.#enter(slot);
         await this.#serve();
       } finally {
         await this.#stopAll();
+        this.#threads.stop();
       }
       return this.#end ?? { kind: "stopped" };
     } finally {

@@ -41,7 +41,7 @@ export interface VmOptions extends RunLoopOptions {
   readonly interrupts: InterruptController;
   /** Number of vCPUs. Default 1. */
   readonly vcpus?: number;
-  /** What CPUID offers. Default: model `x86-64-v2`. */
+  /** What CPUID offers. Default: the engine's model, else `x86-64-v2`. */
   readonly cpuid?: Omit<CpuidModelOptions, "vcpus" | "tscHz">;
   readonly msrs?: Pick<MsrModelOptions, "microcode">;
   /** Default: a `HostScheduler`. */
@@ -142,7 +142,13 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
       );
     }
     const { tscHz } = clock;
-    const cpuid = new CpuidModel(engine.supportedCpuid, { ...options.cpuid, vcpus, tscHz });
+    const model = options.cpuid?.model ?? engine.cpuModel;
+    const cpuid = new CpuidModel(engine.supportedCpuid, {
+      ...options.cpuid,
+      ...(model !== undefined && { model }),
+      vcpus,
+      tscHz,
+    });
     const engineVm = await engine.createVm({ memory, vcpus, tscHz, cpuid, interrupts: options.interrupts });
     try {
       return new Vm(options, engineVm, cpuid);

@@ -3,7 +3,7 @@ import { busyboxInitramfs } from "@skep/boot";
 import { createVm, type Machine } from "../create-vm.ts";
 import { runCommand } from "../exec.ts";
 import { obtainDebianFile } from "../node/debian.ts";
-import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, readGuestOptions } from "./options.ts";
+import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, printNotice, readGuestOptions } from "./options.ts";
 import { runSession } from "./session.ts";
 import { ExitStatus } from "./status.ts";
 import { Arguments } from "./usage.ts";
@@ -51,7 +51,7 @@ export async function demo(argv: readonly string[]): Promise<number> {
   }
   const shell = initrd ?? busyboxInitramfs({ busybox: await debianFile("busybox-static") });
   const start = performance.now();
-  const machine = await createVm({ ...guest, initrd: shell });
+  const machine = await createVm({ ...guest, initrd: shell, onNotice: printNotice });
   sayWhenBooted(machine, start);
   return runSession(machine);
 }

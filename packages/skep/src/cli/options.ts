@@ -14,7 +14,7 @@ export const GUEST_OPTIONS = {
 } as const;
 
 /** Their lines in a command's help. */
-export const GUEST_OPTIONS_HELP = `  --engine NAME   softvt, kvm or auto (default auto: the first that this machine can use)
+export const GUEST_OPTIONS_HELP = `  --engine NAME   softvt, kvm or auto (default auto: kvm where it runs guests at speed, else softvt)
   --kernel FILE   bzImage or ELF kernel
   --initrd FILE   initial RAM disk
   --append TEXT   kernel command line
@@ -44,4 +44,9 @@ export function readGuestOptions(args: Arguments): GuestOptions {
     kernel: args.file("kernel"),
     initrd: args.file("initrd"),
   };
+}
+
+/** One line on stderr; what the guest says is on stdout. */
+export function printNotice(notice: string): void {
+  process.stderr.write(`skep: ${notice}\n`);
 }

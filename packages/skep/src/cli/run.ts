@@ -1,5 +1,5 @@
 import { createVm } from "../create-vm.ts";
-import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, readGuestOptions } from "./options.ts";
+import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, printNotice, readGuestOptions } from "./options.ts";
 import { runSession } from "./session.ts";
 import { ExitStatus } from "./status.ts";
 import { Arguments, UsageError } from "./usage.ts";
@@ -25,6 +25,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     kernel,
     ...(initrd && { initrd }),
     ...(commandLine !== undefined && { commandLine }),
+    onNotice: printNotice,
   });
   return runSession(machine);
 }

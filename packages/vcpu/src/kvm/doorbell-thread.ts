@@ -136,6 +136,7 @@ export class DoorbellThread {
 
   async close(): Promise<void> {
     this.abandon();
+    this.#worker.ref();
     await this.#ended;
     for (const live of this.#doorbells) live?.doorbell.close();
     this.#native.close(this.#epoll);

@@ -24,6 +24,7 @@ class KvmEngine implements Engine {
   readonly hasIrqchip = true;
   readonly countsInstructions = false;
   readonly arenaBytes = 0;
+  readonly cpuModel = "host";
   readonly #device: string;
   readonly #settings: KvmVmSettings;
   #known: HostFacts | undefined;

@@ -1,5 +1,5 @@
 /** Whether KVM is really usable: the device, its capabilities, and how fast a guest runs. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { AddressSpace, RamArena } from "@skep/memory";
 import { CpuidModel } from "../cpuid.ts";
 import type { EngineProbe } from "../engine.ts";
@@ -18,15 +18,17 @@ const PROBE_NS = 20_000_000;
  * deep; a KVM that emulates does less than two million, and the software engine some hundred million.
  */
 const CRAWL_PER_S = 50e6;
+/** A run of this length is timed well enough, in seconds. */
+const ENOUGH_S = 0.004;
 const PAGE_TABLES = 0x1000;
 const CODE = 0x8000;
 
 /** Opens KVM, runs a short 64-bit loop and says what came of it. Never rejects. */
 export async function probeKvm(device: string): Promise<EngineProbe> {
   try {
-    const { perSecond, isWhole } = measure(device);
+    const perSecond = measure(device);
     const flag = virtualizationFlag();
-    const pace = `a 64-bit guest runs ${isWhole ? "" : "less than "}${describePace(perSecond)} instructions a second`;
+    const pace = `a 64-bit guest runs ${describePace(perSecond)} instructions a second`;
     const processor =
       flag === undefined ? "the processor shows neither vmx nor svm" : `the processor has ${flag}`;
     if (perSecond >= CRAWL_PER_S) return { usable: true, evidence: `${device} opens, ${processor}, ${pace}` };
@@ -36,7 +38,8 @@ export async function probeKvm(device: string): Promise<EngineProbe> {
     };
   } catch (error) {
     if (error instanceof EngineUnavailableError) {
-      return { usable: false, evidence: error.message.replace(/^engine "kvm": /, "") };
+      const evidence = error.message.replace(/^engine "kvm": /, "");
+      return { usable: false, evidence, isAbsent: !existsSync(device) };
     }
     const why = error instanceof SkepError ? error.message : String(error);
     return {
@@ -59,11 +62,12 @@ function virtualizationFlag(): "vmx" | "svm" | undefined {
 function describePace(perSecond: number): string {
   const [unit, scale] =
     perSecond >= 1e9 ? ["billion", 1e9] : perSecond >= 1e6 ? ["million", 1e6] : ["thousand", 1e3];
-  return `${(perSecond / scale).toPrecision(2)} ${unit}`;
+  const count = perSecond / scale;
+  return `${count >= 10 ? Math.round(count) : count.toFixed(1)} ${unit}`;
 }
 
-/** Counts ECX down in 64-bit code until it is 0 or the time is over. */
-function measure(device: string): { perSecond: number; isWhole: boolean } {
+/** Counts ECX down in 64-bit code until it is 0 or the time is over; instructions a second. */
+function measure(device: string): number {
   const host = KvmHost.open(device);
   let vm: KvmVm;
   try {
@@ -91,7 +95,9 @@ function measure(device: string): { perSecond: number; isWhole: boolean } {
       interruptWindow: false,
       singleStep: false,
     };
-    // Twice as many rounds as long as the guest is done too soon to be timed.
+    // The first runs pay for the guest's first page tables and for cold caches; what counts is the best, of runs that
+    // grow until one is long enough to be timed or is cut off.
+    let best = 0;
     for (let rounds = 1 << 10; ; rounds *= 4) {
       vcpu.restore(longModeState(BigInt(rounds)));
       const start = performance.now();
@@ -99,8 +105,8 @@ function measure(device: string): { perSecond: number; isWhole: boolean } {
       const seconds = (performance.now() - start) / 1000;
       const isWhole = exit.reason === ExitReason.Hlt;
       const left = isWhole ? 0 : Number(vcpu.save().gpr[1]! & 0xffff_ffffn);
-      if (isWhole && seconds < 0.002 && rounds < 1 << 28) continue;
-      return { perSecond: (2 * (rounds - left)) / seconds, isWhole: left < rounds };
+      best = Math.max(best, (2 * (rounds - left)) / seconds);
+      if (!isWhole || rounds >= 1 << 28 || (seconds >= ENOUGH_S && rounds > 1 << 16)) return best;
     }
   } finally {
     void vm.close();

@@ -96,8 +96,13 @@ export class KvmThreads implements VcpuThreads {
     return this.#doorbells.add(range, onRing);
   }
 
-  startTime(nowNs: number, tsc: bigint): void {
+  start(nowNs: number, tsc: bigint): void {
+    for (const thread of this.#threads) thread.worker.ref();
     this.#startTime(nowNs, tsc);
+  }
+
+  stop(): void {
+    for (const thread of this.#threads) thread.worker.unref();
   }
 
   enter(index: number): void {
@@ -114,7 +119,6 @@ export class KvmThreads implements VcpuThreads {
     if (!thread.isEntered) return thread.exit;
     if (Atomics.load(thread.box, Box.STATE) !== BoxState.STOPPED) return undefined;
     thread.isEntered = false;
-    thread.worker.unref();
     thread.vcpu.setImmediateExit(false);
     thread.exit = thread.vcpu.finish(Atomics.load(thread.box, Box.RESULT));
     if (thread.exit === undefined) this.#go(thread);
@@ -160,6 +164,7 @@ export class KvmThreads implements VcpuThreads {
   /** Ends the threads. Resolves once none uses its vCPU any more. */
   async close(): Promise<void> {
     this.abandon();
+    for (const thread of this.#threads) thread.worker.ref();
     await Promise.all(this.#threads.map((thread) => thread.ended));
     await this.#doorbells?.close();
     LIVE.delete(this);
@@ -178,7 +183,6 @@ export class KvmThreads implements VcpuThreads {
 
   #go(thread: VcpuThread): void {
     thread.isEntered = true;
-    thread.worker.ref();
     Atomics.store(thread.box, Box.STATE, BoxState.RUNNING);
     Atomics.notify(thread.box, Box.STATE);
   }
