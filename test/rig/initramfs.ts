@@ -5,6 +5,7 @@
  *   /init, /bin/busybox        of @skep/boot: loads the modules, runs one command, powers off
  *   /bin/node, /lib…           this process's Node with the libraries that ldd names
  *   /rig/run.js, chunks        the scripts, bundled; the packages stay outside the bundle:
+ *   /rig/guest/vmlinuz         for the script that boots it
  *   /rig/node_modules/         the packages as they are built (dist), koffi, eventemitter3
  * ```
  */
@@ -57,10 +58,16 @@ export async function packInitramfs(
       { kind: "file", path: "rig/supervise.sh", data: await readFile(here("guest/supervise.sh")) },
       { kind: "file", path: "rig/package.json", data: '{ "type": "module" }\n' },
       ...(await bundleScripts()),
+      ...(scripts.includes("linux") ? [await guestKernel(kernel)] : []),
       ...(await nodeFiles()),
       ...(await Promise.all(MODULES.map(([name, wanted]) => moduleFiles(name, wanted)))).flat(),
     ],
   });
+}
+
+/** The kernel again, for the guests of the guest. */
+async function guestKernel(kernel: RigKernel): Promise<CpioEntry> {
+  return { kind: "file", path: "rig/guest/vmlinuz", data: await readFile(kernel.paths.vmlinuz) };
 }
 
 /** A word of the shell's. */
