@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { copyFile, mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import type { RigMachine, RigMedia } from "./machine.ts";
+import { hostLacks, type RigMachine, type RigMedia } from "./machine.ts";
 
 const runFile = promisify(execFile);
 
@@ -33,6 +33,8 @@ export const bochsVtx: RigMachine = {
   // passes ninety times slower than its devices'.
   kernelOptions: [`tsc_early_khz=${IPS / 1000}`],
   missing: () => {
+    const reason = hostLacks();
+    if (reason !== undefined) return reason;
     const packages = NEEDS.filter(([file]) => !existsSync(file)).map(([, name]) => name);
     return packages.length === 0 ? undefined : `Debian's packages are not installed: ${packages.join(", ")}`;
   },

@@ -15,6 +15,12 @@ export interface RigMedia {
   readonly channel: string;
 }
 
+/** Why no rig can run on this host, or `undefined`: its Node and libraries are what runs inside. */
+export function hostLacks(): string | undefined {
+  const host = `${process.platform} on ${process.arch}`;
+  return host === "linux on x64" ? undefined : `the host is ${host}, not linux on x64`;
+}
+
 /** An emulator whose processor has what a hypervisor needs, at least as far as Linux's KVM asks. */
 export interface RigMachine {
   readonly name: "svm" | "vtx";

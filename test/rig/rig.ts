@@ -34,6 +34,8 @@ export interface RigReport {
 
 const POLL_MS = 100;
 const TAIL_LINES = 25;
+/** Of what the emulator itself prints. */
+const PRINTED_CHARACTERS = 4096;
 /** Lines that the scripts printed ahead of a record of failure: what a process said as it died. */
 const SAID_LINES = 20;
 const NONCE = "rig";
@@ -109,7 +111,9 @@ class Run {
     let printed = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8").on("data", (text: string) => {
-        printed = (printed + text).slice(-4096);
+        printed = (printed + text).slice(-PRINTED_CHARACTERS);
+        for (const line of text.split(/[\r\n]+/))
+          if (line !== "") this.#options.onConsole?.(`(emulator) ${line}`);
       });
     }
     let end: string | undefined;

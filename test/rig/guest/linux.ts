@@ -59,7 +59,7 @@ const cases: RigCase[] = [
     limitSeconds: LIMIT_SECONDS,
     run: async () => {
       const { kernel } = await files();
-      const commandLine = "console=ttyS0 panic=-1";
+      const commandLine = "console=ttyS0 quiet panic=-1";
       const machine = await createVm({ kernel, commandLine, memoryMiB: MEMORY_MIB, engine: "kvm" });
       try {
         const outcome = await machine.run();
