@@ -29,6 +29,8 @@ const READ_ONLY = 0x21_0000;
 const CODE = 0x22_0000;
 const RAM_BYTES = 0x40_0000;
 const TF = 0x100;
+/** `SKEP_COMPILE_AFTER=0` has everything compiled before it runs: some ms a case. */
+const COMPILE_AFTER = Number(process.env.SKEP_COMPILE_AFTER ?? Number.POSITIVE_INFINITY);
 
 const flat = (selector: number, access: number): SegmentState => ({
   selector,
@@ -54,8 +56,9 @@ export class SoftCpu {
     this.#buildTables();
   }
 
-  static async open(readOnly: Uint8Array): Promise<SoftCpu> {
-    const engine = createSoftvtEngine();
+  /** `compileAfter`: as of the engine's options; 0 compiles all code before it runs. */
+  static async open(readOnly: Uint8Array, compileAfter = COMPILE_AFTER): Promise<SoftCpu> {
+    const engine = createSoftvtEngine({ compileAfter });
     const arena = RamArena.create({ ramBytes: RAM_BYTES, privateBytes: engine.arenaBytes });
     const memory = new AddressSpace(arena);
     memory.addRam(0, RAM_BYTES);

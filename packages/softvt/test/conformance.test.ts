@@ -11,22 +11,28 @@ const MISSING: Readonly<Record<string, string>> = {
 
 const found = new Set<string>();
 
-engineConformance(
-  "softvt",
-  createSoftvtEngine,
-  {
-    describe,
-    it,
-    skip: (name, reason) => it.skip(`${name} (${reason})`),
-  },
-  {
-    skip: ({ name }) => {
-      const reason = MISSING[name];
-      if (reason !== undefined) found.add(name);
-      return reason;
+const tiers = [
+  ["softvt", () => createSoftvtEngine({ compileAfter: Number.POSITIVE_INFINITY })],
+  ["softvt, compiled", () => createSoftvtEngine({ compileAfter: 0 })],
+] as const;
+
+for (const [name, create] of tiers)
+  engineConformance(
+    name,
+    create,
+    {
+      describe,
+      it,
+      skip: (title, reason) => it.skip(`${title} (${reason})`),
     },
-  },
-);
+    {
+      skip: (conformanceCase) => {
+        const reason = MISSING[conformanceCase.name];
+        if (reason !== undefined) found.add(conformanceCase.name);
+        return reason;
+      },
+    },
+  );
 
 describe("what is skipped", () => {
   it("is in the suite", ({ expect }) => {

@@ -15,6 +15,8 @@ const opened = HostCpu.open();
 const skipped = "unavailable" in opened ? opened.unavailable : "";
 
 const SEQUENCES = Number(process.env.SKEP_SEQUENCES ?? 20_000);
+/** Of these sequences one in so many is compiled, too, which takes some ms each. */
+const COMPILED_EVERY = Number(process.env.SKEP_COMPILED_EVERY ?? 10);
 const SEED = Number(process.env.SKEP_DIFF_SEED ?? 1);
 
 /** Instructions that neither fault nor branch in their register form. */
@@ -58,14 +60,18 @@ describe.skipIf(skipped)(`sequences as the host has them${skipped ? ` (${skipped
   const host = opened as HostCpu;
   const image = new Random(7).bytes(0x10000);
   let soft: SoftCpu;
+  let compiled: SoftCpu;
   beforeAll(async () => {
     host.setImage(image);
     soft = await SoftCpu.open(host.readOnly);
     soft.setImage(image);
+    compiled = await SoftCpu.open(host.readOnly, 0);
+    compiled.setImage(image);
   });
   afterAll(async () => {
     host.close();
     await soft.close();
+    await compiled.close();
   });
 
   function pieces(mode: 64 | 32): Piece[] {
@@ -123,7 +129,12 @@ describe.skipIf(skipped)(`sequences as the host has them${skipped ? ` (${skipped
       const bytes = Uint8Array.from(code);
       const options = { mode, memory: [] };
       const actual = soft.run({ code: bytes, state, options });
-      compare(host.run(bytes, state, options), actual, names, { code: bytes, mode, flags: ALL & ~vague });
+      const how = { code: bytes, mode, flags: ALL & ~vague };
+      compare(host.run(bytes, state, options), actual, names, how);
+      if (n % COMPILED_EVERY === 0) {
+        const result = compiled.run({ code: bytes, state, options });
+        compareExactly(actual, result, ["compiled", ...names], how);
+      }
       compared++;
     }
     console.log(`${compared} sequences of ${pool.length} forms in ${mode}-bit mode, ${branches} branches`);
@@ -142,6 +153,16 @@ describe.skipIf(skipped)(`sequences as the host has them${skipped ? ` (${skipped
     }
     const landed = { end: { kind: "landed" }, rflags: 0 } as HostResult;
     return undefinedFlags(test, landed);
+  }
+
+  /** The interpreter and compiled code agree in all, undefined flags included. */
+  function compareExactly(
+    expected: ReturnType<SoftCpu["run"]>,
+    actual: ReturnType<SoftCpu["run"]>,
+    names: readonly string[],
+    how: { code: Uint8Array; mode: 64 | 32 },
+  ): void {
+    compare(expected as HostResult, actual, names, { ...how, flags: ALL });
   }
 
   function compare(

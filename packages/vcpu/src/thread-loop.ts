@@ -45,6 +45,8 @@ export class ThreadLoop implements VcpuLoop {
   readonly #endsWhenHalted: boolean;
   #stopRequested = false;
   #end: RunLoopEnd | undefined;
+  /** What a device or the engine threw first. */
+  #failure: { readonly error: unknown } | undefined;
 
   constructor(
     vcpus: readonly EngineVcpu[],
@@ -70,13 +72,16 @@ export class ThreadLoop implements VcpuLoop {
       // The clock says what time it is once it was asked.
       const now = this.#clock.now();
       this.#threads.start(now, this.#clock.tsc());
+      this.#failure = undefined;
       try {
         if (!this.#stopRequested) for (const slot of this.#slots) this.#enter(slot);
         await this.#serve();
-      } finally {
-        await this.#stopAll();
-        this.#threads.stop();
+      } catch (error) {
+        this.#failed(error);
       }
+      await this.#stopAll();
+      this.#threads.stop();
+      this.#throwFailure();
       return this.#end ?? { kind: "stopped" };
     } finally {
       this.#stopRequested = false;
@@ -165,7 +170,15 @@ export class ThreadLoop implements VcpuLoop {
 
   #takeExit(slot: Slot): VmExit | undefined {
     if (!slot.isRunning) return undefined;
-    const exit = this.#threads.exit(slot.vcpu.index);
+    let exit: VmExit | undefined;
+    try {
+      exit = this.#threads.exit(slot.vcpu.index);
+    } catch (error) {
+      // It has stopped for good: nothing is left to wait for, or to complete.
+      slot.isRunning = false;
+      slot.isClean = true;
+      throw error;
+    }
     if (exit === undefined) return undefined;
     slot.isRunning = false;
     slot.isClean = exit.reason === ExitReason.ExternalInterrupt;
@@ -201,14 +214,28 @@ export class ThreadLoop implements VcpuLoop {
     while (this.#slots.some((slot) => slot.isRunning)) {
       let hasStopped = false;
       for (const slot of this.#slots) {
-        const exit = this.#takeExit(slot);
-        if (exit === undefined) continue;
+        try {
+          const exit = this.#takeExit(slot);
+          if (exit === undefined) continue;
+          if (this.#answer(slot, exit)) this.#enterForStop(slot);
+          else slot.isClean = true;
+        } catch (error) {
+          // The others are stopped all the same; what a device threw leaves its guest's instruction as it is.
+          slot.isClean = true;
+          this.#failed(error);
+        }
         hasStopped = true;
-        if (this.#answer(slot, exit)) this.#enterForStop(slot);
-        else slot.isClean = true;
       }
       if (!hasStopped && !this.#threads.spin()) await this.#threads.wait(WAIT_MAX_MS);
     }
+  }
+
+  #failed(error: unknown): void {
+    this.#failure ??= { error };
+  }
+
+  #throwFailure(): void {
+    if (this.#failure !== undefined) throw this.#failure.error;
   }
 
   #enterForStop(slot: Slot): void {

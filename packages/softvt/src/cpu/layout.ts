@@ -205,6 +205,10 @@ export const Cpu = {
   LINK: take(4),
   /** i32: 1 to stop after one instruction. */
   STEP: take(4),
+  /** i32: micro-op of the instruction at which a region left with an event. */
+  REGION_UOP: take(4),
+  /** i32: 1 once code of a compiled region was overwritten since a region was entered. */
+  REGION_STALE: take(4),
   /** i64: guest-physical address of the last translation that is not RAM. */
   MISS_GPA: take(8),
   /** i64: values kept for MSRs and the like by their owners. */

@@ -74,3 +74,18 @@ export const lookupSlow = fn("lookupSlow", ["i64"], "i32", (f, target) => {
   });
   f.return(uop.get());
 });
+
+/** Arena address of the code at `rip` if the TLB has it and its segment needs no look, else 0. */
+export const codeAddress = fn("codeAddress", ["i64"], "i32", (f, rip) => {
+  const mode = get32(f, Cpu.MODE);
+  f.if(mode.and(Mode.FLAT).or(is64(mode)).eqz(), () => f.return(f.i32(0)));
+  const linear = f.let(codeLinear(f, rip));
+  const entry = get32(f, Cpu.TLB).add(
+    linear
+      .shrU(7)
+      .wrap()
+      .and((TLB_ENTRIES - 1) << 5),
+  );
+  f.if(f.load("i64.load", entry, TlbEntry.EXECUTE).ne(linear.and(~0xfffn)), () => f.return(f.i32(0)));
+  f.return(linear.wrap().add(f.load("i32.load", entry, TlbEntry.ADDEND)));
+});

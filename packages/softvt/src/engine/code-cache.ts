@@ -26,6 +26,13 @@ interface CodePage {
   blocks: Block[];
 }
 
+/** Who is told when decoded code is forgotten; before it is. */
+export interface CodeCacheObserver {
+  /** Micro-ops at [first, last), of code in `page`. */
+  forgotten(page: number, first: number, last: number): void;
+  flushed(): void;
+}
+
 export interface CodeCacheStats {
   instructions: number;
   blocks: number;
@@ -53,6 +60,7 @@ export class CodeCache {
   readonly #protect: (page: number) => void;
   /** Called when everything was forgotten. */
   readonly #flushed: () => void;
+  observer: CodeCacheObserver | undefined;
   #next = UOPS;
   /** One past the last micro-op there is room for. */
   readonly #end: number;
@@ -96,6 +104,26 @@ export class CodeCache {
     this.#i32[slot + 1] = mode | 0x100;
     this.#i32[slot + 2] = uop;
     return uop;
+  }
+
+  /** The micro-op decoded for (arena address, mode), or 0. */
+  find(host: number, mode: number): number {
+    return this.#instructions.get(host, mode);
+  }
+
+  /** Whether the hash has (arena address, mode): something looked it up of late. */
+  isLookedUp(host: number, mode: number): boolean {
+    const slot = (HASH + ((host ^ (host >>> 15)) & (HASH_ENTRIES - 1)) * HASH_ENTRY_BYTES) >> 2;
+    return this.#i32[slot] === host && this.#i32[slot + 1] === (mode | 0x100);
+  }
+
+  /** Puts a micro-op's 16 bytes into the arena; its address, or 0 where there is no room. It lasts until the next flush. */
+  addUop(bytes: DataView): number {
+    if (this.#next + UOP_BYTES > this.#end) return 0;
+    const at = this.#next;
+    this.#next += UOP_BYTES;
+    this.#bytes.set(new Uint8Array(bytes.buffer, bytes.byteOffset, UOP_BYTES), at);
+    return at;
   }
 
   #decodeBlock(host: number, mode: number): number {
@@ -295,6 +323,7 @@ export class CodeCache {
   }
 
   #forget(page: number, block: Block): void {
+    this.observer?.forgotten(page, block.first, block.last);
     const { stale } = this.#handlers.special;
     // The straddling micro-op is to find out anew what it leads to.
     if (block.straddle !== undefined) this.#i32[(block.straddle >> 2) + 2] = -1;
@@ -315,6 +344,7 @@ export class CodeCache {
   /** Forgets everything. Micro-op addresses given out before are void. */
   flush(): void {
     this.stats.flushes++;
+    this.observer?.flushed();
     for (const page of this.#pages.keys()) {
       this.#flags[page] = this.#flags[page]! & ~CODE_FLAG;
       const word = (LINES + page * 8) >> 2;

@@ -5,7 +5,7 @@ import { hashEntry, lookupSlow } from "../cpu/lookup.ts";
 import { Slot } from "../cpu/slots.ts";
 import { get32, get64, RFLAGS, set32, set64, Vector } from "../cpu/state.ts";
 import { Builder, hostFn, type I32, type I64, wrap } from "../ir/builder.ts";
-import type { Stmt } from "../ir/ir.ts";
+import type { DispatcherPart, Stmt } from "../ir/ir.ts";
 import type { WasmType } from "../wasm/opcodes.ts";
 
 /**
@@ -54,7 +54,7 @@ class Dispatcher extends Builder {
   set(local: number, value: I32 | I64): void {
     this.push({ s: "set", id: local, type: LOCALS[local]!, value: value.node });
   }
-  to(part: "slow" | "lookup" | "dispatch" | "exit"): void {
+  to(part: DispatcherPart): void {
     this.end({ kind: "part", part });
   }
 }
@@ -206,16 +206,8 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
   return { stmts: d.stmts, temps: d.tempCount };
 }
 
-/** Finds the micro-op for RIP: the hash inline, the rest by call. Falls through to the dispatch. */
-export function lookupPart(): { stmts: Stmt[]; temps: number } {
-  const d = new Dispatcher();
-  const rip = d.rip;
-  const left = d.get32(Local.LEFT);
-  d.unlikely(left.ltS(0), () => {
-    set64(d, Cpu.RIP, rip);
-    set32(d, Cpu.EVENT, Event.BUDGET);
-    d.to("slow");
-  });
+/** The micro-op for `rip` by TLB and hash, made the current one where both have it: then `found` ends the part. */
+function quickLookup(d: Dispatcher, rip: I64, found: (uop: I32) => void): void {
   const mode = get32(d, Cpu.MODE);
   const linear = d.let(mode.and(2).select(rip, rip.and(0xffff_ffffn)));
   const entry = d.let(
@@ -246,9 +238,48 @@ export function lookupPart(): { stmts: Stmt[]; temps: number } {
       set32(d, Cpu.LINK, 0);
     });
     d.set(Local.UOP, uop);
-    d.set(Local.LIMIT, uop.add(left));
+    d.set(Local.LIMIT, uop.add(d.get32(Local.LEFT)));
+    found(uop);
+  });
+}
+
+/**
+ * Where a region was left with no event: RIP leads to the next, which is called without a dispatch; or to micro-ops,
+ * or it has to be looked up.
+ */
+export function afterRegionPart(regionHandler: number): { stmts: Stmt[]; temps: number } {
+  const d = new Dispatcher();
+  d.if(get32(d, Cpu.EVENT), () => {
+    d.set(Local.UOP, get32(d, Cpu.REGION_UOP));
+    d.to("slow");
+  });
+  const next = get32(d, Cpu.REGION_UOP);
+  d.if(next, () => {
+    d.set(Local.UOP, next);
+    d.set(Local.LIMIT, next.add(d.get32(Local.LEFT)));
     d.to("dispatch");
   });
+  d.set(Local.RIP, get64(d, Cpu.RIP));
+  d.unlikely(d.get32(Local.LEFT).ltS(0), () => d.to("lookup"));
+  quickLookup(d, d.rip, (uop) => {
+    d.if(d.load("i32.load16_u", uop).eq(regionHandler), () => d.to("region"));
+    d.to("dispatch");
+  });
+  d.to("lookup");
+  return { stmts: d.stmts, temps: d.tempCount };
+}
+
+/** Finds the micro-op for RIP: the hash inline, the rest by call. Falls through to the dispatch. */
+export function lookupPart(): { stmts: Stmt[]; temps: number } {
+  const d = new Dispatcher();
+  const rip = d.rip;
+  const left = d.get32(Local.LEFT);
+  d.unlikely(left.ltS(0), () => {
+    set64(d, Cpu.RIP, rip);
+    set32(d, Cpu.EVENT, Event.BUDGET);
+    d.to("slow");
+  });
+  quickLookup(d, rip, () => d.to("dispatch"));
   const uop = d.call<I32>(lookupSlow, rip);
   d.set(Local.UOP, uop);
   d.set(Local.LIMIT, uop.add(left));

@@ -6,7 +6,8 @@ import type { Ending, Fn, Node, UopField } from "../ir/ir.ts";
 import type { HandlerTable } from "../isa/handlers.ts";
 import { ByteWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import { LOADS, type WasmType } from "../wasm/opcodes.ts";
-import { LOCALS, Local, lookupPart, slowPart } from "./dispatcher.ts";
+import { afterRegionPart, LOCALS, Local, lookupPart, slowPart } from "./dispatcher.ts";
+import { CALL_HANDLER, REGION_ENTRY_BITS, REGION_TABLE, REGION_WORD_OFFSET } from "./names.ts";
 
 /**
  * Generates the tier 0 module: one function `run` with a `br_table` over the hot handlers as inline cases,
@@ -48,6 +49,10 @@ export function generateModule(
     index: module.declare({ params: ["i32"], results: ["i32"] }, handler.name),
   }));
   module.table = cold.map(({ index }) => index);
+  module.openTable = REGION_TABLE;
+  const callHandler = module.declare({ params: ["i32", "i32"], results: ["i32"] }, CALL_HANDLER);
+  module.exportFunction(CALL_HANDLER, callHandler);
+  emitCallHandler(module, callHandler, handlers.hotCount);
   for (const fn of exported) module.exportFunction(fn.name, functionIndex(fn));
 
   emitRun(module, run, handlers, functionIndex);
@@ -78,6 +83,9 @@ export function generateModule(
     if (fn.result !== undefined) code.out.u8(0x00);
     code.define(module, indices.get(fn)!);
   }
+  // Compiled regions call what the interpreter's cases call.
+  for (const [fn, index] of indices)
+    if (fn.body !== undefined && !exported.includes(fn)) module.exportFunction(fn.name, index);
   return module.bytes();
 }
 
@@ -175,8 +183,23 @@ const ADD = 0x6a;
 const SUB = 0x6b;
 const EQZ = 0x45;
 const LT_S = 0x48;
+const AND = 0x71;
+const SHR_U = 0x76;
 const OR = 0x72;
 const RETURN = 0x0f;
+
+const REGION_SIGNATURE = { params: ["i32", "i32"], results: ["i32"] } as const;
+
+/** (handler, micro-op) → result. */
+function emitCallHandler(module: ModuleBuilder, index: number, hotCount: number): void {
+  const out = new ByteWriter();
+  out.raw([0x20, 0x01, 0x20, 0x00, 0x41]);
+  out.s32(hotCount);
+  out.raw([SUB, 0x11]);
+  out.u32(module.typeIndex({ params: ["i32"], results: ["i32"] }));
+  out.u8(0x00);
+  module.define(index, [], out.view());
+}
 
 /** Ends a handler that is a function of its own: it returns the next micro-op, or 0 to leave. */
 function endFunction(code: Code, how: Ending, value: (node: Node) => void): void {
@@ -198,6 +221,8 @@ function endFunction(code: Code, how: Ending, value: (node: Node) => void): void
       code.i32(0);
       break;
     case "goto":
+    case "region":
+    case "edge":
     case "part":
       // The dispatcher accounts for a jump within micro-ops: only inline cases can make one.
       throw new Error(`a handler that is a function cannot end by ${how.kind}`);
@@ -209,6 +234,7 @@ function endFunction(code: Code, how: Ending, value: (node: Node) => void): void
 const LEAVE = 0;
 const DISPATCH = 1;
 const LOOKUP = 2;
+const SLOW = 3;
 
 function emitRun(
   module: ModuleBuilder,
@@ -218,6 +244,7 @@ function emitRun(
 ): void {
   // Local 0 is the budget; LOCALS[1..] follow, with CPU at its own place among them.
   const code = new RunCode(functionIndex);
+  const region = { type: module.typeIndex(REGION_SIGNATURE), handler: handlers.special.region };
   const { out } = code;
   code.get(Local.BUDGET);
   code.set(Local.LEFT);
@@ -262,7 +289,7 @@ function emitRun(
       stmts,
       temps,
       [],
-      code.target((how, depth, value) => endCase(code, how, depth + open, value)),
+      code.target((how, depth, value) => endCase(code, how, depth + open, region, value)),
     );
   }
   out.u8(0x0b);
@@ -305,7 +332,13 @@ class RunCode extends Code {
 }
 
 /** Ends an inline case; `base` is the distance to the label LEAVE. */
-function endCase(code: Code, how: Ending, base: number, value: (node: Node) => void): void {
+function endCase(
+  code: Code,
+  how: Ending,
+  base: number,
+  region: { readonly type: number; readonly handler: number },
+  value: (node: Node) => void,
+): void {
   /** LEFT = LIMIT - UOP - bytes. */
   const account = (bytes: number): void => {
     code.get(Local.LIMIT);
@@ -376,7 +409,42 @@ function endCase(code: Code, how: Ending, base: number, value: (node: Node) => v
       code.locals.release("i32", link);
       return;
     }
+    case "region": {
+      account(0);
+      code.set(Local.LEFT);
+      code.out.raw([0x03, 0x40]);
+      code.storeCpu(Cpu.REGION_STALE, () => code.i32(0));
+      code.get(Local.LEFT);
+      code.get(Local.UOP);
+      code.loadI32(REGION_WORD_OFFSET);
+      code.i32((1 << REGION_ENTRY_BITS) - 1);
+      code.op(AND);
+      code.get(Local.UOP);
+      code.loadI32(REGION_WORD_OFFSET);
+      code.i32(REGION_ENTRY_BITS);
+      code.op(SHR_U);
+      code.out.u8(0x11);
+      code.out.u32(region.type);
+      code.out.u8(0x01);
+      code.set(Local.LEFT);
+      const after = afterRegionPart(region.handler);
+      const depths = {
+        region: 0,
+        dispatch: 1 + DISPATCH,
+        lookup: 1 + LOOKUP,
+        slow: 1 + SLOW,
+        exit: 1 + SLOW + 1,
+      };
+      const parts = code.target((how, depth) => {
+        if (how.kind !== "part") throw new Error(`the dispatcher cannot end by ${how.kind}`);
+        code.br(depth + depths[how.part] + (how.part === "region" ? 0 : base));
+      });
+      emit(after.stmts, after.temps, LOCALS, parts);
+      code.out.u8(0x0b);
+      return;
+    }
+    case "edge":
     case "part":
-      throw new Error("only the dispatcher has parts");
+      throw new Error(`an inline case cannot end by ${how.kind}`);
   }
 }

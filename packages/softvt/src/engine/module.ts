@@ -13,6 +13,10 @@ export interface EngineExports {
   updateSse(): void;
   arithmeticFlags(): number;
   writeFlags(flags: number): void;
+  /** Arena address of the code at `rip`, 0 where the TLB does not have it. */
+  codeAddress(rip: bigint): number;
+  /** Compiled regions: functions of (budget left, entry) that return the budget left. */
+  readonly regions: WebAssembly.Table;
 }
 
 export interface EngineCode {

@@ -8,11 +8,12 @@ import {
   type EngineVm,
   type EngineVmOptions,
 } from "@skep/vcpu";
-import { ARENA_BYTES, Cpu, MAX_VCPUS, UOPS_BYTES, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
+import { ARENA_BYTES, Cpu, MAX_VCPUS, Mode, UOPS_BYTES, VCPU_BYTES, VCPUS } from "../cpu/layout.ts";
 import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
 import { CodeCache } from "./code-cache.ts";
 import { FEATURES } from "./features.ts";
 import { type EngineCode, type EngineExports, loadEngine } from "./module.ts";
+import { type CodePlace, type RegionStats, Regions } from "./regions.ts";
 import { type AllowedBits, SoftVcpu } from "./vcpu.ts";
 import { CpuView } from "./vcpu-state.ts";
 
@@ -71,11 +72,17 @@ class SoftVm implements EngineVm {
   readonly #options: EngineVmOptions;
   readonly #code: EngineCode;
   readonly #cache: CodeCache;
+  readonly #regions: Regions;
   readonly #vcpus: SoftVcpu[] = [];
   readonly #instances: EngineExports[] = [];
   readonly #allowed: AllowedBits;
 
-  constructor(options: EngineVmOptions, code: EngineCode, decodedBytes: number) {
+  constructor(
+    options: EngineVmOptions,
+    code: EngineCode,
+    tuning: Tuning,
+    compiler: RegionCompiler | undefined,
+  ) {
     this.#options = options;
     this.#code = code;
     const { memory } = options;
@@ -91,7 +98,15 @@ class SoftVm implements EngineVm {
       () => {
         for (const vcpu of this.#vcpus) vcpu.cpu.set32(Cpu.LINK, 0);
       },
-      decodedBytes,
+      tuning.decodedBytes,
+    );
+    const { compileAfter } = tuning;
+    this.#regions = new Regions(
+      this.#cache,
+      code.table,
+      arena.memory.buffer,
+      { hotSamples: compileAfter },
+      compiler,
     );
     memory.setCodeWatcher((offset, length) => this.#cache.written(offset, length));
     memory.setMappingsWatcher(() => this.invalidateMappings());
@@ -105,17 +120,36 @@ class SoftVm implements EngineVm {
     return this.#cache.stats;
   }
 
+  /** Counters of the compiled regions. */
+  get regionStats(): Readonly<RegionStats> {
+    return this.#regions.stats;
+  }
+
   createVcpu(index: number): EngineVcpu {
     if (!Number.isInteger(index) || index < 0 || index >= this.#options.vcpus)
       throw new RangeError(`index: expected an integer from 0 to ${this.#options.vcpus - 1}, got ${index}`);
     const { arena } = this.#options.memory;
     const base = VCPUS + index * VCPU_BYTES;
     const cache = this.#cache;
+    const place = (host: number, mode: number): CodePlace => {
+      const base = cpu.get64(Cpu.RIP) - BigInt(host & 0xfff);
+      // Outside of 64-bit mode and flat segments what is a page's neighbour in RIP may be none.
+      const isLinear = (mode & Mode.FLAT) !== 0 || (mode & Mode.CODE_MASK) === Mode.CODE64;
+      const pageAt = (offset: number): number => {
+        if (offset === 0) return host - (host & 0xfff);
+        return isLinear ? exports.codeAddress(BigInt.asUintN(64, base + BigInt(offset))) >>> 0 : 0;
+      };
+      return { host, mode, pageAt };
+    };
     const random = new Uint32Array(2);
     const env = {
       memory: arena.memory,
       cpu: new WebAssembly.Global({ value: "i32", mutable: false }, base),
-      decode: (host: number, mode: number) => cache.decode(host >>> 0, mode),
+      decode: (host: number, mode: number) => {
+        const uop = cache.decode(host >>> 0, mode);
+        this.#regions.promote(place(host >>> 0, mode));
+        return uop;
+      },
       decodeStraddling: (host: number, next: number, mode: number, uop: number) =>
         cache.decodeStraddling(host >>> 0, next >>> 0, mode, uop >>> 0),
       decodeStep: (host: number, mode: number) => cache.decodeStep(host >>> 0, mode),
@@ -131,7 +165,17 @@ class SoftVm implements EngineVm {
     const cpu = new CpuView(arena.memory.buffer, base);
     cpu.set32(Cpu.PAGE_FLAGS, arena.flagsOffset);
     cpu.set32(Cpu.EPT, this.#options.memory.ept.pointer & ~0xfff);
-    const vcpu = new SoftVcpu(index, cpu, exports, this.#allowed);
+    this.#regions.addHost({
+      table: exports.regions,
+      instantiate: (module) =>
+        new WebAssembly.Instance(module, { env: { ...instance.exports, ...env } }).exports,
+      setStale: () => cpu.set32(Cpu.REGION_STALE, 1),
+    });
+    const sample = (): void => {
+      const host = exports.codeAddress(cpu.get64(Cpu.RIP)) >>> 0;
+      if (host !== 0) this.#regions.sample(place(host, cpu.get32(Cpu.MODE)));
+    };
+    const vcpu = new SoftVcpu(index, cpu, exports, this.#allowed, sample);
     this.#vcpus[index] = vcpu;
     return vcpu;
   }
@@ -148,6 +192,7 @@ class SoftVm implements EngineVm {
     const memory: AddressSpace = this.#options.memory;
     memory.setCodeWatcher(undefined);
     memory.setMappingsWatcher(undefined);
+    this.#regions.close();
     this.#vcpus.length = 0;
     this.#instances.length = 0;
   }
@@ -159,7 +204,16 @@ export interface SoftvtOptions {
    * little room finds errors in that, and costs speed.
    */
   readonly decodedBytes?: number;
+  /**
+   * How often a slice must end in a page's code before that is compiled to WebAssembly of its own: 0 compiles
+   * everything before it first runs, which finds errors in that and costs speed, `Infinity` nothing. Default 32.
+   */
+  readonly compileAfter?: number;
 }
+
+type Tuning = Required<SoftvtOptions>;
+type RegionCompiler = typeof import("../region/index.ts");
+const DEFAULT_COMPILE_AFTER = 32;
 
 const MIN_DECODED_BYTES = 4096;
 
@@ -169,11 +223,13 @@ const MIN_DECODED_BYTES = 4096;
  * @throws RangeError where an option is out of range.
  */
 export function createSoftvtEngine(options: SoftvtOptions = {}): Engine {
-  const { decodedBytes = UOPS_BYTES } = options;
+  const { decodedBytes = UOPS_BYTES, compileAfter = DEFAULT_COMPILE_AFTER } = options;
   if (!Number.isInteger(decodedBytes) || decodedBytes < MIN_DECODED_BYTES || decodedBytes > UOPS_BYTES)
     throw new RangeError(
       `decodedBytes: expected an integer from ${MIN_DECODED_BYTES} to ${UOPS_BYTES}, got ${decodedBytes}`,
     );
+  if (!(compileAfter === Number.POSITIVE_INFINITY || (Number.isInteger(compileAfter) && compileAfter >= 0)))
+    throw new RangeError(`compileAfter: expected a whole number or Infinity, got ${compileAfter}`);
   return {
     name: "softvt",
     maxVcpus: MAX_VCPUS,
@@ -193,7 +249,8 @@ export function createSoftvtEngine(options: SoftvtOptions = {}): Engine {
       }
     },
     async createVm(vmOptions: EngineVmOptions): Promise<EngineVm> {
-      return new SoftVm(vmOptions, await loadEngine(), decodedBytes);
+      const compiler = compileAfter === 0 ? await import("../region/index.ts") : undefined;
+      return new SoftVm(vmOptions, await loadEngine(), { decodedBytes, compileAfter }, compiler);
     },
   };
 }

@@ -29,6 +29,7 @@ export class SoftVcpu implements EngineVcpu {
   readonly index: number;
   readonly cpu: CpuView;
   readonly #exports: EngineExports;
+  readonly #sample: () => void;
   /** The exit that the guest's current instruction waits for an answer to, if any. */
   #answer: VmExit | undefined;
 
@@ -59,8 +60,10 @@ export class SoftVcpu implements EngineVcpu {
   };
   readonly #plain: { reason: VmExit["reason"] } = { reason: ExitReason.Hlt };
 
-  constructor(index: number, cpu: CpuView, exports: EngineExports, allowed: AllowedBits) {
+  /** `sample`: called where a slice's budget ended. */
+  constructor(index: number, cpu: CpuView, exports: EngineExports, allowed: AllowedBits, sample: () => void) {
     this.index = index;
+    this.#sample = sample;
     this.cpu = cpu;
     this.#exports = exports;
     cpu.set64(Slot.CR4_ALLOWED, allowed.cr4);
@@ -89,7 +92,9 @@ export class SoftVcpu implements EngineVcpu {
     cpu.set32(Cpu.EVENT, Event.LOOKUP);
     // The budget is counted in bytes of micro-ops, in 31 bits.
     const budget = Math.max(0, Math.min(options.budget, 0x7ff_ffff) - 1) * 16;
-    return this.#exit(this.#exports.run(budget));
+    const reason = this.#exports.run(budget);
+    if (reason === ExitReason.PreemptionTimer) this.#sample();
+    return this.#exit(reason);
   }
 
   #simple(reason: VmExit["reason"]): VmExit {

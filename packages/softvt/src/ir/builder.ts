@@ -252,6 +252,8 @@ export class I64 extends Value {
   }
   /** Zero-extends the low `bits` (8, 16, 32; 64 changes nothing). */
   zeroExtend(bits: number): I64 {
+    // By way of 32 bits: shorter than a mask of 32 ones, and no constant for the machine to load.
+    if (bits === 32) return this.wrap().u64();
     return bits === 64 ? this : this.and((1n << BigInt(bits)) - 1n);
   }
   /** Sign-extends from `bits` (8, 16, 32; 64 changes nothing). */

@@ -42,6 +42,15 @@ export interface EmitTarget {
   end(how: Ending, depth: number, value: (node: Node) => void): void;
 }
 
+type Load = Stmt & { readonly s: "load" };
+
+const mentions = (node: Node, id: number): boolean =>
+  node.k === "temp"
+    ? node.id === id
+    : node.k === "op"
+      ? node.args.some((arg) => mentions(arg, id))
+      : node.k === "select" && [node.cond, node.yes, node.no].some((part) => mentions(part, id));
+
 interface Owned {
   readonly id: number;
   readonly type: WasmType;
@@ -50,8 +59,12 @@ interface Owned {
 
 /** Emits one body of statements as WebAssembly code. */
 export function emit(stmts: Stmt[], temps: number, params: readonly WasmType[], target: EmitTarget): void {
-  const normal = normalize(stmts, temps);
-  new Emitter(normal.stmts, params, target).list(normal.stmts);
+  emitNormal(normalize(stmts, temps).stmts, params, target);
+}
+
+/** The same for statements in which each operation has one user (ir/normalize.ts). */
+export function emitNormal(stmts: Stmt[], params: readonly WasmType[], target: EmitTarget): void {
+  new Emitter(stmts, params, target).list(stmts);
 }
 
 class Emitter {
@@ -59,6 +72,8 @@ class Emitter {
   readonly #out: ByteWriter;
   readonly #reads = new Map<number, number>();
   readonly #locals = new Map<number, number>();
+  /** Loads that are made where their value is read. */
+  readonly #delayed = new Map<number, Load>();
   /** Enclosing labels, innermost last; a loop has two levels (its end, its start). */
   readonly #labels: (Label | undefined)[] = [];
   readonly #scopes: Owned[][] = [];
@@ -87,13 +102,35 @@ class Emitter {
   list(stmts: Stmt[]): void {
     const scope: Owned[] = [];
     this.#scopes.push(scope);
-    for (const stmt of stmts) {
+    for (let i = 0; i < stmts.length; i++) {
+      const stmt = stmts[i]!;
+      if (stmt.s === "load" && this.#isDelayed(stmt, stmts, i + 1)) {
+        this.#delayed.set(stmt.id, stmt);
+        continue;
+      }
       this.#stmt(stmt);
       for (let i = scope.length - 1; i >= 0; i--)
         if (this.#reads.get(scope[i]!.id) === 0) this.#release(scope.splice(i, 1)[0]!);
     }
     for (const owned of scope) this.#release(owned);
     this.#scopes.pop();
+  }
+
+  /** Whether the only reader of a load comes next, but for other loads: it can be made where it is read. */
+  #isDelayed(load: Load, stmts: readonly Stmt[], next: number): boolean {
+    if (this.#reads.get(load.id) !== 1 || this.#locals.has(load.id)) return false;
+    for (let i = next; i < stmts.length; i++) {
+      const stmt = stmts[i]!;
+      if (parts(stmt).nodes.some((node) => mentions(node, load.id))) return stmt.s !== "load";
+      if (stmt.s !== "load") return false;
+    }
+    return false;
+  }
+
+  #load(load: Load): void {
+    this.#node(load.address);
+    this.#out.raw(LOADS[load.op].code);
+    this.#memarg(load.offset);
   }
 
   #release(owned: Owned): void {
@@ -119,6 +156,12 @@ class Emitter {
         this.#const(node.type, node.value);
         return;
       case "temp": {
+        const delayed = this.#delayed.get(node.id);
+        if (delayed !== undefined) {
+          this.#delayed.delete(node.id);
+          this.#load(delayed);
+          return;
+        }
         const local = this.#locals.get(node.id);
         if (local === undefined) throw new Error(`temp ${node.id} is read where it is not defined`);
         this.#reads.set(node.id, this.#reads.get(node.id)! - 1);
@@ -205,14 +248,10 @@ class Emitter {
         this.#node(stmt.value);
         this.#set(stmt.id, stmt.type);
         return;
-      case "load": {
-        const load = LOADS[stmt.op];
-        this.#node(stmt.address);
-        out.raw(load.code);
-        this.#memarg(stmt.offset);
-        this.#set(stmt.id, load.type);
+      case "load":
+        this.#load(stmt);
+        this.#set(stmt.id, LOADS[stmt.op].type);
         return;
-      }
       case "store":
         this.#node(stmt.address);
         this.#node(stmt.value);

@@ -90,8 +90,14 @@ export type Ending =
   | { readonly kind: "jump"; readonly link: Node; readonly rip: Node; readonly slots?: 1 | 2 }
   | { readonly kind: "branch" | "lookup"; readonly rip: Node; readonly slots?: 1 | 2 }
   | { readonly kind: "goto"; readonly to: Node }
+  /** The micro-op that stands for a compiled region: call it. */
+  | { readonly kind: "region" }
+  /** Within a region only: take an edge of its control flow graph, by number. */
+  | { readonly kind: "edge"; readonly edge: number }
   /** In the dispatcher itself only: go to one of its parts. */
-  | { readonly kind: "part"; readonly part: "slow" | "lookup" | "dispatch" | "exit" };
+  | { readonly kind: "part"; readonly part: DispatcherPart };
+
+export type DispatcherPart = "slow" | "lookup" | "dispatch" | "region" | "exit";
 
 /** The expressions of an ending. */
 export function endingNodes(how: Ending): readonly Node[] {

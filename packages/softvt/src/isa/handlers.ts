@@ -11,6 +11,10 @@ export interface Handler {
   readonly name: string;
   readonly hot: boolean;
   describe(): { stmts: Stmt[]; temps: number };
+  /** What it was made from; `undefined` for those that stand for no instruction. */
+  readonly variant?: Variant;
+  /** The condition of the Jcc fused with it. */
+  readonly fused?: number;
 }
 
 export interface HandlerTable extends DecodeTable {
@@ -47,7 +51,7 @@ export function buildHandlers(): HandlerTable {
           noFlags,
         });
         const addVariant = (v: Variant): number =>
-          add({ name: v.name, hot: isHot(v), describe: () => describeVariant(v) });
+          add({ name: v.name, hot: isHot(v), describe: () => describeVariant(v), variant: v });
         const handlers: Form["handlers"] = {};
         const kinds: readonly EaKind[] = !memory
           ? ["any"]
@@ -69,7 +73,8 @@ export function buildHandlers(): HandlerTable {
           !memory && fusible(spec, opsize)
             ? Array.from({ length: 16 }, (_, cc) => {
                 const v = variant("any", false);
-                return add({ name: `${v.name}_j${cc}`, hot: true, describe: () => fuse(v, cc) });
+                const name = `${v.name}_j${cc}`;
+                return add({ name, hot: true, describe: () => fuse(v, cc), variant: v, fused: cc });
               })
             : undefined;
         list[formIndex(opsize, memory)] = { spec, opsize, memory, handlers, fused };

@@ -6,7 +6,7 @@ import { Builder, hostFn, type I32, type I64 } from "../ir/builder.ts";
 import type { Stmt } from "../ir/ir.ts";
 
 /** Micro-ops that stand for no instruction, placed by the decoder. */
-export type SpecialName = "stale" | "pageEnd" | "goto" | "straddle" | "undefined" | "tooLong";
+export type SpecialName = "stale" | "pageEnd" | "goto" | "straddle" | "undefined" | "tooLong" | "region";
 
 /** Decodes the instruction at an arena address that goes on at another, in a mode, for the micro-op at the last. */
 export const decodeStraddling = hostFn("decodeStraddling", ["i32", "i32", "i32", "i32"], "i32");
@@ -52,6 +52,9 @@ export const SPECIAL: Record<SpecialName, () => { stmts: Stmt[]; temps: number }
     f.store("i32.store", f.uop, uop, 12);
     f.end({ kind: "goto", to: uop.node });
   }),
+
+  /** Where a compiled region may be entered; its number and the entry's stand in the place of a to d. */
+  region: record((f) => f.end({ kind: "region" })),
 
   undefined: record((f) => {
     raise(f, Vector.UD);

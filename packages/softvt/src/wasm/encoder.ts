@@ -98,6 +98,8 @@ export class ModuleBuilder {
   readonly #names = new Map<number, string>();
   /** Function indices of table 0, from slot 0. */
   table: number[] = [];
+  /** Name under which table 1, empty and growing, is exported; `undefined`: there is none. */
+  openTable: string | undefined;
 
   typeIndex(signature: Signature): number {
     const key = `${signature.params.join()}:${signature.results.join()}`;
@@ -192,11 +194,17 @@ export class ModuleBuilder {
     });
     if (this.table.length > 0)
       section(4, (w) => {
-        w.raw([0x01, 0x70, 0x00]);
+        w.u32(this.openTable === undefined ? 1 : 2);
+        w.raw([0x70, 0x00]);
         w.u32(this.table.length);
+        if (this.openTable !== undefined) w.raw([0x70, 0x00, 0x00]);
       });
     section(7, (w) => {
-      w.u32(this.#exports.length);
+      w.u32(this.#exports.length + (this.openTable === undefined ? 0 : 1));
+      if (this.openTable !== undefined) {
+        w.name(this.openTable);
+        w.raw([0x01, 0x01]);
+      }
       for (const { name, index } of this.#exports) {
         w.name(name);
         w.u8(0x00);

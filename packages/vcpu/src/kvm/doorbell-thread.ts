@@ -2,10 +2,10 @@
  * The thread that waits for a VM's doorbells: Node's event loop cannot watch an eventfd, so one Worker waits in
  * epoll_wait for all of them, counts what rang, and rings the VM's thread's bell as the vCPUs' threads do.
  */
-import { Worker } from "node:worker_threads";
 import { KvmThreadError } from "./errors.ts";
 import { type Doorbell, type DoorbellRange, makeDoorbell } from "./event-fds.ts";
 import type { Native } from "./native.ts";
+import { startJob, type WorkerJob, type WorkerProgram } from "./worker-pool.ts";
 
 /** Doorbells of one VM at a time. */
 const MAX_DOORBELLS = 1024;
@@ -13,17 +13,17 @@ const MAX_DOORBELLS = 1024;
 const STOP_KEY = MAX_DOORBELLS;
 
 interface DoorbellThreadData {
-  readonly koffiPath: string;
   readonly epoll: number;
   /** How often each doorbell rang. */
   readonly counts: Int32Array;
   readonly bell: Int32Array;
 }
 
-const DOORBELL_THREAD = `"use strict";
+const DOORBELL_PROGRAM: WorkerProgram = {
+  name: "doorbells",
+  source: `"use strict";
 const { readSync } = require("node:fs");
-const { workerData } = require("node:worker_threads");
-const { koffiPath, epoll, counts, bell } = workerData;
+const { parentPort, workerData: koffiPath } = require("node:worker_threads");
 const koffi = require(koffiPath);
 const wait = koffi.load(null).func("epoll_wait", "int", ["int", "void *", "int", "int"]);
 // struct epoll_event is packed on x86-64: events, then the key and the descriptor.
@@ -33,24 +33,29 @@ const events = new Uint8Array(new ArrayBuffer(MAX_EVENTS * EVENT_BYTES));
 const view = new DataView(events.buffer);
 const count = new Uint8Array(8);
 const EINTR = 4;
-for (let ends = false; !ends; ) {
-  const found = wait(epoll, events, MAX_EVENTS, -1);
-  if (found < 0 && koffi.errno() !== EINTR) throw new Error("epoll_wait failed with errno " + koffi.errno());
-  for (let i = 0; i < found; i++) {
-    const key = view.getUint32(i * EVENT_BYTES + 4, true);
-    ends ||= key === ${STOP_KEY};
-    if (key >= counts.length) continue;
-    try {
-      readSync(view.getUint32(i * EVENT_BYTES + 8, true), count);
-    } catch {
-      continue; // Closed or read meanwhile.
+
+parentPort.on("message", ({ epoll, counts, bell }) => {
+  for (let ends = false; !ends; ) {
+    const found = wait(epoll, events, MAX_EVENTS, -1);
+    if (found < 0 && koffi.errno() !== EINTR) throw new Error("epoll_wait failed with errno " + koffi.errno());
+    for (let i = 0; i < found; i++) {
+      const key = view.getUint32(i * EVENT_BYTES + 4, true);
+      ends ||= key === ${STOP_KEY};
+      if (key >= counts.length) continue;
+      try {
+        readSync(view.getUint32(i * EVENT_BYTES + 8, true), count);
+      } catch {
+        continue; // Closed or read meanwhile.
+      }
+      Atomics.add(counts, key, 1);
     }
-    Atomics.add(counts, key, 1);
+    Atomics.add(bell, 0, 1);
+    Atomics.notify(bell, 0);
   }
-  Atomics.add(bell, 0, 1);
-  Atomics.notify(bell, 0);
-}
-`;
+  parentPort.postMessage("done");
+});
+`,
+};
 
 interface LiveDoorbell {
   readonly doorbell: Doorbell;
@@ -65,8 +70,7 @@ export class DoorbellThread {
   readonly #counts = new Int32Array(new SharedArrayBuffer(4 * MAX_DOORBELLS));
   readonly #served = new Int32Array(MAX_DOORBELLS);
   readonly #doorbells: (LiveDoorbell | undefined)[] = [];
-  readonly #worker: Worker;
-  readonly #ended: Promise<void>;
+  readonly #job: WorkerJob;
   #failure: Error | undefined;
 
   /** @param bell is added to and notified when something rang. @throws KvmError */
@@ -76,21 +80,11 @@ export class DoorbellThread {
     this.#epoll = native.epoll();
     this.#stop = native.eventFd();
     native.epollAdd(this.#epoll, this.#stop, STOP_KEY);
-    const data: DoorbellThreadData = {
-      koffiPath: native.koffiPath,
-      epoll: this.#epoll,
-      counts: this.#counts,
-      bell,
-    };
-    this.#worker = new Worker(DOORBELL_THREAD, { eval: true, workerData: data, name: "doorbells" });
-    this.#worker.unref();
-    this.#worker.on("error", (cause) => {
-      this.#failure = new KvmThreadError(`the thread of the doorbells failed: ${cause}`, { cause });
+    const data: DoorbellThreadData = { epoll: this.#epoll, counts: this.#counts, bell };
+    this.#job = startJob(DOORBELL_PROGRAM, native.koffiPath, data, (cause) => {
+      this.#failure ??= new KvmThreadError(`the thread of the doorbells is gone (${cause})`, { cause });
       Atomics.add(bell, 0, 1);
       Atomics.notify(bell, 0);
-    });
-    this.#ended = new Promise((done) => {
-      this.#worker.on("exit", () => done());
     });
   }
 
@@ -136,8 +130,8 @@ export class DoorbellThread {
 
   async close(): Promise<void> {
     this.abandon();
-    this.#worker.ref();
-    await this.#ended;
+    this.#job.worker.ref();
+    await this.#job.ended;
     for (const live of this.#doorbells) live?.doorbell.close();
     this.#native.close(this.#epoll);
     this.#native.close(this.#stop);

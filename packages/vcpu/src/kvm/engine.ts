@@ -4,6 +4,7 @@ import { EngineUnsuitableError } from "../errors.ts";
 import type { EngineIrqChip } from "../irq.ts";
 import { KVM_DEVICE, KvmHost, NEEDED_FOR_IRQCHIP } from "./host.ts";
 import { KvmIrqChip } from "./irqchip.ts";
+import { KvmLocalApics } from "./local-apics.ts";
 import { probeKvm } from "./probe.ts";
 import { KvmVm, type KvmVmSettings } from "./vm.ts";
 
@@ -60,8 +61,11 @@ class KvmEngine implements Engine {
   async createVm(options: EngineVmOptions): Promise<EngineVm> {
     const host = KvmHost.open(this.#device);
     try {
-      const irqchip = options.interrupts instanceof KvmIrqChip ? options.interrupts : undefined;
+      const { interrupts } = options;
+      const isOurs = interrupts instanceof KvmIrqChip || interrupts instanceof KvmLocalApics;
+      const irqchip = isOurs ? interrupts : undefined;
       if (irqchip) host.require(NEEDED_FOR_IRQCHIP);
+      if (interrupts instanceof KvmLocalApics) host.require(["KVM_CAP_SPLIT_IRQCHIP"]);
       if (options.vcpus > host.maxVcpus) {
         throw new EngineUnsuitableError(
           `vcpus: this host's KVM takes ${host.maxVcpus} (KVM_CAP_MAX_VCPUS), got ${options.vcpus}`,

@@ -5,11 +5,12 @@
  * below 16 and to the I/O APIC, the timer's IRQ 0 as GSI 2. In KVM's own numbers, which routes translate, the timer
  * is GSI 0: one line leads to both chips.
  */
-import type { EngineIrqChip, IrqLine, LocalApicPort, VcpuSignals } from "../irq.ts";
+import type { EngineIrqChip, InterruptController, IrqLine, LocalApicPort, VcpuSignals } from "../irq.ts";
 import { StateReader } from "../validate.ts";
 import { IrqChipId } from "./abi.ts";
 import { type IrqFd, makeIrqFd } from "./event-fds.ts";
 import { IOAPIC_PINS, IrqRoutes } from "./irq-routes.ts";
+import { type KvmLocalApicStateV1, LocalApicAccess } from "./lapic-access.ts";
 import type { Native } from "./native.ts";
 import { Size, Struct } from "./structs.ts";
 
@@ -17,19 +18,9 @@ const GSI_COUNT = IOAPIC_PINS;
 const ISA_IRQS = 16;
 const ISA_CASCADE = 2;
 const GSI_TIMER = 2;
-const MSR_APIC_BASE = 0x1b;
-const MSR_TSC_DEADLINE = 0x6e0;
-/** IA32_APIC_BASE after RESET. */
-const APIC_BASE_RESET = 0xfee0_0800n;
-const APIC_BASE_BSP = 0x100n;
 const CHIP_BYTES = 512;
-
-/** One local APIC: its register page (SDM Vol. 3A table 11-1) and the MSRs beside it. */
-export interface KvmLocalApicStateV1 {
-  registers: Uint8Array;
-  apicBase: bigint;
-  tscDeadline: bigint;
-}
+/** `kvm_pit_config.flags`: port 0x61 is the 8254's, too. */
+const PIT_SPEAKER_DUMMY = 1;
 
 /** What `KvmIrqChip.save()` gives: the chips as KVM describes them (struct kvm_pic_state, kvm_ioapic_state). */
 export interface KvmIrqChipStateV1 {
@@ -38,18 +29,41 @@ export interface KvmIrqChipStateV1 {
   lapics: KvmLocalApicStateV1[];
   /** 8259 master, 8259 slave, I/O APIC. */
   chips: Uint8Array[];
+  /** The 8254 (struct kvm_pit_state2), where it is KVM's. */
+  pit?: Uint8Array;
+}
+
+export interface KvmIrqChipOptions {
+  /** Number of vCPUs, 1 to 255. */
+  readonly vcpus: number;
+  /** KVM's 8254, too, at ports 0x40 to 0x43 and 0x61. Default false: a machine has one of its own. */
+  readonly pit?: boolean;
 }
 
 /** What the controller needs of the VM that it is attached to. */
 export interface IrqChipHost {
   readonly native: Native;
   readonly fd: number;
+  /** Enables a capability of the VM. @throws KvmError */
+  enable(capability: number, argument: bigint): void;
   /** KVM_CAP_IRQ_ROUTING. */
   readonly routeLimit: number;
 }
 
+/** What a VM does with an interrupt controller that has local APICs in the kernel. */
+export interface KernelApics extends InterruptController {
+  /** Makes the chips in a VM that has no vCPU yet. @throws KvmError */
+  attach(host: IrqChipHost): void;
+  /** vCPU `index` was made, with its local APIC in its RESET state. */
+  vcpuMade(index: number, fd: number): void;
+  /** The VM is gone. */
+  detach(): void;
+  /** A processor ended a level-triggered interrupt of an I/O APIC that is not in the kernel. */
+  endOfInterrupt(vector: number): void;
+}
+
 /** Nothing of a local APIC that is in the kernel comes to the run loop. */
-const IN_KERNEL: LocalApicPort = {
+export const IN_KERNEL: LocalApicPort = {
   mmioBase: undefined,
   read: () => 0,
   write: () => {},
@@ -59,9 +73,8 @@ const IN_KERNEL: LocalApicPort = {
   setTpr: () => {},
 };
 
-export class KvmIrqChip implements EngineIrqChip {
-  readonly #vcpus: number;
-  readonly #vcpuFds: number[] = [];
+export class KvmIrqChip implements EngineIrqChip, KernelApics {
+  readonly #apics: LocalApicAccess;
   readonly #asserted = new Uint16Array(GSI_COUNT);
   readonly #level = new Struct(Size.IRQ_LEVEL);
   readonly #msi = new Struct(Size.MSI);
@@ -69,15 +82,13 @@ export class KvmIrqChip implements EngineIrqChip {
   #routes: IrqRoutes | undefined;
   /** The chips after RESET, as the kernel makes them. */
   #resetChips: Struct[] = [];
-  #resetLapics: Struct[] = [];
+  readonly #hasPit: boolean;
+  #resetPit: Struct | undefined;
 
   /** @throws RangeError unless there are 1 to 255 vCPUs. */
-  constructor(options: { readonly vcpus: number }) {
-    const { vcpus } = options;
-    if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > 255) {
-      throw new RangeError(`vcpus: expected an integer from 1 to 255, got ${vcpus}`);
-    }
-    this.#vcpus = vcpus;
+  constructor(options: KvmIrqChipOptions) {
+    this.#hasPit = options.pit ?? false;
+    this.#apics = new LocalApicAccess(options.vcpus);
   }
 
   // InterruptController: the kernel delivers by itself.
@@ -154,27 +165,31 @@ export class KvmIrqChip implements EngineIrqChip {
 
   // Of the VM.
 
-  /** Makes the chips in a VM that has no vCPU yet. @throws KvmError */
   attach(host: IrqChipHost): void {
     if (this.#host)
       throw new RangeError("interrupts: this interrupt controller belongs to another VM already");
     host.native.ioctl(host.fd, "KVM_CREATE_IRQCHIP");
     this.#host = host;
+    this.#apics.host = host;
     this.#routes = new IrqRoutes(host.native, host.fd, host.routeLimit, true);
     this.#routes.commit();
+    if (this.#hasPit) {
+      const config = new Struct(Size.PIT_CONFIG);
+      config.setU32(0, PIT_SPEAKER_DUMMY);
+      host.native.ioctlStruct(host.fd, "KVM_CREATE_PIT2", config);
+      this.#resetPit = this.#readPit();
+    }
     this.#resetChips = this.#chipIds.map((id) => this.#readChip(id));
     for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
   }
 
-  /** vCPU `index` was made, with its local APIC in its RESET state. */
   vcpuMade(index: number, fd: number): void {
-    this.#vcpuFds[index] = fd;
-    this.#resetLapics[index] = this.#lapic(fd);
+    this.#apics.add(index, fd);
   }
 
   detach(): void {
     this.#host = undefined;
-    this.#vcpuFds.length = 0;
+    this.#apics.clear();
   }
 
   endOfInterrupt(_vector: number): void {}
@@ -185,11 +200,8 @@ export class KvmIrqChip implements EngineIrqChip {
     this.#chipIds.forEach((id, i) => {
       this.#writeChip(id, this.#resetChips[i]!.bytes.subarray(8));
     });
-    this.#vcpuFds.forEach((fd, i) => {
-      const apicBase = APIC_BASE_RESET | (i === 0 ? APIC_BASE_BSP : 0n);
-      const registers = this.#resetLapics[i]!.bytes;
-      this.#writeLapic(fd, { registers, apicBase, tscDeadline: 0n });
-    });
+    if (this.#resetPit) this.#writePit(this.#resetPit.bytes);
+    this.#apics.reset();
     for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
   }
 
@@ -197,12 +209,9 @@ export class KvmIrqChip implements EngineIrqChip {
     return {
       kind: "kvm-irqchip",
       version: 1,
-      lapics: this.#vcpuFds.map((fd) => ({
-        registers: this.#lapic(fd).bytes.slice(),
-        apicBase: this.#msr(fd, MSR_APIC_BASE),
-        tscDeadline: this.#msr(fd, MSR_TSC_DEADLINE),
-      })),
+      lapics: this.#apics.save(),
       chips: this.#chipIds.map((id) => this.#readChip(id).bytes.slice(8)),
+      ...(this.#hasPit && { pit: this.#readPit().bytes }),
     };
   }
 
@@ -212,27 +221,16 @@ export class KvmIrqChip implements EngineIrqChip {
       if (value instanceof Uint8Array && value.length === length) return value;
       throw reader.error(field, `${length} bytes`, value);
     };
-    const u64 = (field: string, value: unknown): bigint => {
-      if (typeof value === "bigint" && value >= 0n && value >> 64n === 0n) return value;
-      throw reader.error(field, "an unsigned 64-bit bigint", value);
-    };
-    const lapics = reader.array("lapics", this.#vcpus).map((value, i): KvmLocalApicStateV1 => {
-      const lapic = (value ?? {}) as Record<string, unknown>;
-      return {
-        registers: bytes(`lapics[${i}].registers`, lapic.registers, Size.LAPIC),
-        apicBase: u64(`lapics[${i}].apicBase`, lapic.apicBase),
-        tscDeadline: u64(`lapics[${i}].tscDeadline`, lapic.tscDeadline),
-      };
-    });
+    const lapics = this.#apics.parse(reader);
     const chips = reader
       .array("chips", this.#chipIds.length)
       .map((chip, i) => bytes(`chips[${i}]`, chip, CHIP_BYTES));
+    const pit = this.#hasPit ? bytes("pit", reader.unknown("pit"), Size.PIT_STATE2) : undefined;
     this.#chipIds.forEach((id, i) => {
       this.#writeChip(id, chips[i]!);
     });
-    this.#vcpuFds.forEach((fd, i) => {
-      this.#writeLapic(fd, lapics[i]!);
-    });
+    if (pit) this.#writePit(pit);
+    this.#apics.write(lapics);
   }
 
   readonly #chipIds = [IrqChipId.PIC_MASTER, IrqChipId.PIC_SLAVE, IrqChipId.IOAPIC] as const;
@@ -258,6 +256,18 @@ export class KvmIrqChip implements EngineIrqChip {
     this.#host.native.ioctlStruct(this.#host.fd, "KVM_IRQ_LINE", this.#level);
   }
 
+  #readPit(): Struct {
+    const pit = new Struct(Size.PIT_STATE2);
+    this.#attached.native.ioctlStruct(this.#attached.fd, "KVM_GET_PIT2", pit);
+    return pit;
+  }
+
+  #writePit(bytes: Uint8Array): void {
+    const pit = new Struct(Size.PIT_STATE2);
+    pit.bytes.set(bytes);
+    this.#attached.native.ioctlStruct(this.#attached.fd, "KVM_SET_PIT2", pit);
+  }
+
   #readChip(id: number): Struct {
     const chip = new Struct(Size.IRQCHIP);
     chip.setU32(0, id);
@@ -272,41 +282,8 @@ export class KvmIrqChip implements EngineIrqChip {
     this.#attached.native.ioctlStruct(this.#attached.fd, "KVM_SET_IRQCHIP", chip);
   }
 
-  #lapic(fd: number): Struct {
-    const lapic = new Struct(Size.LAPIC);
-    this.#attached.native.ioctlStruct(fd, "KVM_GET_LAPIC", lapic);
-    return lapic;
-  }
-
-  /** The mode before the registers, which are checked against it; the deadline last, which needs its timer's mode. */
-  #writeLapic(fd: number, { registers, apicBase, tscDeadline }: KvmLocalApicStateV1): void {
-    this.#setMsr(fd, MSR_APIC_BASE, apicBase);
-    const lapic = new Struct(Size.LAPIC);
-    lapic.bytes.set(registers);
-    this.#attached.native.ioctlStruct(fd, "KVM_SET_LAPIC", lapic);
-    this.#setMsr(fd, MSR_TSC_DEADLINE, tscDeadline);
-  }
-
-  #msr(fd: number, index: number): bigint {
-    const msr = msrStruct(index, 0n);
-    this.#attached.native.ioctlStruct(fd, "KVM_GET_MSRS", msr);
-    return msr.u64(16);
-  }
-
-  #setMsr(fd: number, index: number, value: bigint): void {
-    this.#attached.native.ioctlStruct(fd, "KVM_SET_MSRS", msrStruct(index, value));
-  }
-
   get #attached(): IrqChipHost {
     if (!this.#host) throw new RangeError("this interrupt controller belongs to no VM");
     return this.#host;
   }
-}
-
-function msrStruct(index: number, value: bigint): Struct {
-  const msr = new Struct(Size.MSRS_HEADER + Size.MSR_ENTRY);
-  msr.setU32(0, 1);
-  msr.setU32(8, index);
-  msr.setU64(16, value);
-  return msr;
 }

@@ -17,7 +17,7 @@ const PROBE_NS = 20_000_000;
  * Instructions a second below which KVM is taken to emulate. Processors with VT-x or SVM do billions, also two levels
  * deep; a KVM that emulates does less than two million, and the software engine some hundred million.
  */
-const CRAWL_PER_S = 50e6;
+const CRAWL_PER_S = 10e6;
 /** A run of this length is timed well enough, in seconds. */
 const ENOUGH_S = 0.004;
 const PAGE_TABLES = 0x1000;

@@ -1,14 +1,14 @@
 /** The VM's thread's side of the vCPUs' threads. */
-import { Worker } from "node:worker_threads";
+import type { Worker } from "node:worker_threads";
 import type { VcpuThreads } from "../engine.ts";
 import type { VmExit } from "../exit.ts";
-import { Ioctl } from "./abi.ts";
 import { DoorbellThread } from "./doorbell-thread.ts";
 import { KvmThreadError } from "./errors.ts";
 import type { Doorbell, DoorbellRange } from "./event-fds.ts";
-import { KICK_SIGNAL, type Native } from "./native.ts";
+import type { Native } from "./native.ts";
 import type { KvmVcpu } from "./vcpu.ts";
-import { Box, BoxState, SPIN_ROUNDS, VCPU_THREAD, type VcpuThreadData } from "./vcpu-thread.ts";
+import { Box, BoxState, SPIN_ROUNDS, VCPU_PROGRAM, type VcpuThreadData } from "./vcpu-thread.ts";
+import { startJob, type WorkerJob } from "./worker-pool.ts";
 
 interface WaitAsync {
   waitAsync(
@@ -25,39 +25,23 @@ export type StartTime = (nowNs: number, tsc: bigint) => void;
 class VcpuThread {
   readonly vcpu: KvmVcpu;
   readonly box = new Int32Array(new SharedArrayBuffer(4 * Box.WORDS));
-  readonly worker: Worker;
-  readonly ended: Promise<void>;
+  readonly job: WorkerJob;
   /** The exit given out, until the next entry. */
   exit: VmExit | undefined;
   /** Set by `enter`: what the thread left is not read yet. */
   isEntered = false;
   failure: Error | undefined;
 
-  constructor(vcpu: KvmVcpu, native: Native, bell: Int32Array, onEnd: () => void) {
+  constructor(vcpu: KvmVcpu, native: Native, bell: Int32Array, onFailure: () => void) {
     this.vcpu = vcpu;
-    const data: VcpuThreadData = {
-      koffiPath: native.koffiPath,
-      fd: vcpu.fd,
-      kvmRun: Ioctl.KVM_RUN,
-      kickSignal: KICK_SIGNAL,
-      box: this.box,
-      bell,
-    };
-    this.worker = new Worker(VCPU_THREAD, { eval: true, workerData: data, name: `vcpu ${vcpu.index}` });
+    const data: VcpuThreadData = { fd: vcpu.fd, box: this.box, bell };
     // A VM that was made and not run does not keep the process.
-    this.worker.unref();
-    this.worker.on("error", (cause) => {
-      this.failure = new KvmThreadError(`the thread of vCPU ${vcpu.index} failed: ${cause}`, { cause });
-      onEnd();
-    });
-    this.ended = new Promise((done) => {
-      this.worker.on("exit", (status) => {
-        this.failure ??= new KvmThreadError(
-          `the thread of vCPU ${vcpu.index} ended with status ${status}: the VM cannot go on; close it and make another`,
-        );
-        onEnd();
-        done();
-      });
+    this.job = startJob(VCPU_PROGRAM, native.koffiPath, data, (cause) => {
+      this.failure ??= new KvmThreadError(
+        `the thread of vCPU ${vcpu.index} is gone (${cause}): the VM cannot go on; close it and make another`,
+        { cause },
+      );
+      onFailure();
     });
   }
 }
@@ -90,6 +74,11 @@ export class KvmThreads implements VcpuThreads {
     this.#threads[vcpu.index] = new VcpuThread(vcpu, this.#native, this.#bell, () => this.ring());
   }
 
+  /** The Workers, by vCPU: for their names in profiles, and for tests. */
+  get workers(): readonly Worker[] {
+    return this.#threads.map((thread) => thread.job.worker);
+  }
+
   /** Guest writes to `range` call `onRing` on this thread while the VM runs, without an exit. @throws KvmError */
   addDoorbell(range: DoorbellRange, onRing: () => void): Doorbell {
     this.#doorbells ??= new DoorbellThread(this.#native, this.#vmFd, this.#bell);
@@ -97,12 +86,12 @@ export class KvmThreads implements VcpuThreads {
   }
 
   start(nowNs: number, tsc: bigint): void {
-    for (const thread of this.#threads) thread.worker.ref();
+    for (const thread of this.#threads) thread.job.worker.ref();
     this.#startTime(nowNs, tsc);
   }
 
   stop(): void {
-    for (const thread of this.#threads) thread.worker.unref();
+    for (const thread of this.#threads) thread.job.worker.unref();
   }
 
   enter(index: number): void {
@@ -164,8 +153,8 @@ export class KvmThreads implements VcpuThreads {
   /** Ends the threads. Resolves once none uses its vCPU any more. */
   async close(): Promise<void> {
     this.abandon();
-    for (const thread of this.#threads) thread.worker.ref();
-    await Promise.all(this.#threads.map((thread) => thread.ended));
+    for (const thread of this.#threads) thread.job.worker.ref();
+    await Promise.all(this.#threads.map((thread) => thread.job.ended));
     await this.#doorbells?.close();
     LIVE.delete(this);
   }

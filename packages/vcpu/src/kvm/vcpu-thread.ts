@@ -10,6 +10,10 @@
  * and then sleep.
  */
 
+import { Ioctl } from "./abi.ts";
+import { KICK_SIGNAL } from "./native.ts";
+import type { WorkerProgram } from "./worker-pool.ts";
+
 /** Words of a vCPU's mailbox. */
 export const Box = {
   STATE: 0,
@@ -36,13 +40,9 @@ export const BoxState = {
  */
 export const SPIN_ROUNDS = 3000;
 
-/** What the thread is given. */
+/** What a job is given. */
 export interface VcpuThreadData {
-  readonly koffiPath: string;
   readonly fd: number;
-  /** Number of KVM_RUN. */
-  readonly kvmRun: number;
-  readonly kickSignal: number;
   readonly box: Int32Array;
   /** One word that counts the stops of all vCPUs. */
   readonly bell: Int32Array;
@@ -52,11 +52,14 @@ export interface VcpuThreadData {
  * JavaScript, because it has to run in a Worker as it is: from sources, where Node reads no TypeScript, and from a
  * bundle, where it would be in no file of its own.
  */
-export const VCPU_THREAD = `"use strict";
-const { workerData } = require("node:worker_threads");
-const { koffiPath, fd, kvmRun, kickSignal, box, bell } = workerData;
+export const VCPU_PROGRAM: WorkerProgram = {
+  name: "vcpu",
+  source: `"use strict";
+const { parentPort, workerData: koffiPath } = require("node:worker_threads");
 const [STATE, RESULT, THREAD_ID, STOP] = [${Box.STATE}, ${Box.RESULT}, ${Box.THREAD_ID}, ${Box.STOP}];
 const [STOPPED, RUNNING] = [${BoxState.STOPPED}, ${BoxState.RUNNING}];
+const KVM_RUN = ${Ioctl.KVM_RUN};
+const KICK_SIGNAL = ${KICK_SIGNAL};
 const EINTR = 4;
 const SYS_rt_sigtimedwait = 128;
 const SYS_gettid = 186;
@@ -68,21 +71,28 @@ const sigmask = libc.func("pthread_sigmask", "int", ["int", "void *", "void *"])
 
 // The kick stays blocked here: KVM_RUN alone lets it in, and comes back; it is then taken away unhandled.
 const set = new Uint8Array(new ArrayBuffer(128));
-set[(kickSignal - 1) >> 3] = 1 << ((kickSignal - 1) & 7);
+set[(KICK_SIGNAL - 1) >> 3] = 1 << ((KICK_SIGNAL - 1) & 7);
 const noTime = new Uint8Array(new ArrayBuffer(16));
 sigmask(0, set, null);
-Atomics.store(box, THREAD_ID, Number(syscall(SYS_gettid, null, null, null, 0)));
+const threadId = Number(syscall(SYS_gettid, null, null, null, 0));
 
-for (;;) {
-  for (let i = 0; i < ${SPIN_ROUNDS} && Atomics.load(box, STATE) !== RUNNING; i++);
-  while (Atomics.load(box, STATE) !== RUNNING && Atomics.load(box, STOP) === 0) Atomics.wait(box, STATE, STOPPED);
-  if (Atomics.load(box, STOP) !== 0) break;
-  const failed = ioctl(fd, kvmRun, 0) < 0;
-  const errno = failed ? koffi.errno() : 0;
-  if (errno === EINTR) syscall(SYS_rt_sigtimedwait, set, null, noTime, 8);
-  Atomics.store(box, RESULT, -errno);
-  Atomics.store(box, STATE, STOPPED);
-  Atomics.add(bell, 0, 1);
-  Atomics.notify(bell, 0);
-}
-`;
+parentPort.on("message", ({ fd, box, bell }) => {
+  Atomics.store(box, THREAD_ID, threadId);
+  for (;;) {
+    for (let i = 0; i < ${SPIN_ROUNDS} && Atomics.load(box, STATE) !== RUNNING; i++);
+    while (Atomics.load(box, STATE) !== RUNNING && Atomics.load(box, STOP) === 0) Atomics.wait(box, STATE, STOPPED);
+    if (Atomics.load(box, STOP) !== 0) break;
+    const failed = ioctl(fd, KVM_RUN, 0) < 0;
+    const errno = failed ? koffi.errno() : 0;
+    if (errno === EINTR) syscall(SYS_rt_sigtimedwait, set, null, noTime, 8);
+    Atomics.store(box, RESULT, -errno);
+    Atomics.store(box, STATE, STOPPED);
+    Atomics.add(bell, 0, 1);
+    Atomics.notify(bell, 0);
+  }
+  // A kick that came too late is not for the next vCPU.
+  syscall(SYS_rt_sigtimedwait, set, null, noTime, 8);
+  parentPort.postMessage("done");
+});
+`,
+};

@@ -9,7 +9,7 @@ import type { Doorbell, DoorbellRange } from "./event-fds.ts";
 import type { KvmEvent } from "./exit-reader.ts";
 import type { KvmHost } from "./host.ts";
 import { HostMemory } from "./host-memory.ts";
-import type { KvmIrqChip } from "./irqchip.ts";
+import type { KernelApics } from "./irqchip.ts";
 import { type MemorySlot, MemorySlots } from "./memory-slots.ts";
 import { setMsrFilter } from "./msr-policy.ts";
 import type { Native } from "./native.ts";
@@ -52,7 +52,7 @@ export class KvmVm implements EngineVm, VcpuHost {
   readonly #host: KvmHost;
   readonly #options: EngineVmOptions;
   readonly #memory: AddressSpace;
-  readonly #irqchip: KvmIrqChip | undefined;
+  readonly #irqchip: KernelApics | undefined;
   readonly #hasManualProtect: boolean;
   readonly #rings: DirtyRings | undefined;
   readonly #regions: { readonly memory: HostMemory; readonly slot: MemorySlot }[] = [];
@@ -66,7 +66,7 @@ export class KvmVm implements EngineVm, VcpuHost {
   constructor(
     host: KvmHost,
     options: EngineVmOptions,
-    irqchip: KvmIrqChip | undefined,
+    irqchip: KernelApics | undefined,
     settings: KvmVmSettings = {},
   ) {
     const { native, capabilities } = host;

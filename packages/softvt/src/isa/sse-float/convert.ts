@@ -161,17 +161,19 @@ const integersToSingles = (count: number): Fn =>
   exactLanes(`CVTDQ2PS${count}_exact`, "i32", SINGLE, count, (f, x, env) =>
     f.call<I64>(CONVERT.f32.fromInteger, x, env),
   );
-const toIntegers = (lane: Lane, count: number, truncate: boolean): Fn =>
-  exactLanes(
-    `${lane.name}${count}ToIntegers${truncate ? "T" : ""}_exact`,
-    lane,
-    "i32",
-    count,
-    (f, x, env) => {
+const integerConversions = new Map<string, Fn>();
+function toIntegers(lane: Lane, count: number, truncate: boolean): Fn {
+  const name = `${lane.name}${count}ToIntegers${truncate ? "T" : ""}_exact`;
+  let made = integerConversions.get(name);
+  if (made === undefined) {
+    made = exactLanes(name, lane, "i32", count, (f, x, env) => {
       const mode = truncate ? withRounding(env, f.i32(Rounding.ZERO)) : env;
       return f.call<I64>(CONVERT[lane.name].toInteger, x, f.i32(32), mode);
-    },
-  );
+    });
+    integerConversions.set(name, made);
+  }
+  return made;
+}
 
 /** The low 64 bits of a register or memory as a vector with zero above. */
 const low64 = (c: Insn, index: number): V128 => c.op("i64x2.replace_lane", [c.v128(0n), c.read(index)], [0]);

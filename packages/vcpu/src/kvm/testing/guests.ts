@@ -86,3 +86,35 @@ export const COUNTER_GUEST = hex`
   66 ff 06 00 30 ; inc dword ptr [0x3000]
   eb f9          ; jmp again
 `;
+
+/** 16-bit: KVM's 8254 at 100 Hz through the 8259, IRQ 0 at vector 0x20; the third tick turns the machine off. */
+export const PIT_GUEST = hex`
+  ; bits 16, at 0x8000
+  fa                ; cli
+  c7 06 80 00 00 a0 ; mov word ptr [0x80], 0xa000
+  c7 06 82 00 00 00 ; mov word ptr [0x82], 0
+  b0 11             ; mov al, 0x11
+  e6 20             ; out 0x20, al
+  b0 20             ; mov al, 0x20
+  e6 21             ; out 0x21, al
+  b0 04             ; mov al, 4
+  e6 21             ; out 0x21, al
+  b0 01             ; mov al, 1
+  e6 21             ; out 0x21, al
+  b0 fe             ; mov al, 0xfe
+  e6 21             ; out 0x21, al
+  b0 34             ; mov al, 0x34
+  e6 43             ; out 0x43, al
+  b0 9c             ; mov al, 0x9c
+  e6 40             ; out 0x40, al
+  b0 2e             ; mov al, 0x2e
+  e6 40             ; out 0x40, al
+  31 db             ; xor bx, bx
+  fb                ; sti
+  ; again:
+  f4                ; hlt
+  83 fb 03          ; cmp bx, 3
+  72 fa             ; jb again
+  e6 f4             ; out 0xf4, al
+  f4                ; hlt
+`;

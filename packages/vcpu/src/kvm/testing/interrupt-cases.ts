@@ -2,7 +2,15 @@ import { ExitReason } from "../../exit.ts";
 import { expectEqual, type StartMode } from "../../testing/conformance/guest.ts";
 import { gate, hex, Layout, Selector } from "../../testing/conformance/layout.ts";
 import type { KvmCase } from "./case.ts";
-import { APIC_GUEST, HANDLER, IOAPIC_GUEST, PIC_GUEST, PIC_HANDLER, STOP_HANDLER } from "./guests.ts";
+import {
+  APIC_GUEST,
+  HANDLER,
+  IOAPIC_GUEST,
+  PIC_GUEST,
+  PIC_HANDLER,
+  PIT_GUEST,
+  STOP_HANDLER,
+} from "./guests.ts";
 import { DEVICE_BASE, type KvmMachine, withMachine } from "./machine.ts";
 
 /** Starts a guest that says 1 when it is ready and gets `vector`, whose handler says 2 and turns the machine off. */
@@ -58,6 +66,24 @@ export const interruptCases: readonly KvmCase[] = [
         expectEqual("outcome", (await m.run()).kind, "poweroff");
         expectEqual("output", m.output, [1, 2, 2, 2]);
         expectEqual("exits of HLT", m.vm.exitCounts[ExitReason.Hlt], 0);
+      }),
+  },
+  {
+    name: "KVM's own 8254: ticks without an exit, state saved and restored",
+    run: ({ engine }) =>
+      withMachine(engine(), { pit: true }, async (m) => {
+        m.start("real", PIT_GUEST);
+        m.memory.load(HANDLER, PIC_HANDLER);
+        expectEqual("outcome", (await m.run()).kind, "poweroff");
+        expectEqual("output", m.output, [2, 2, 2]);
+        // Three ticks' words and the last; 8254 and 8259 are the kernel's.
+        expectEqual("I/O exits", m.vm.exitCounts[ExitReason.IoInstruction], 4);
+        const saved = m.irqchip.save();
+        // struct kvm_pit_channel_state's rw_mode, mode, bcd.
+        expectEqual("channel 0", [...saved.pit!.subarray(12, 15)], [3, 2, 0]);
+        m.irqchip.reset();
+        m.irqchip.restore(structuredClone(saved));
+        expectEqual("count", [...m.irqchip.save().pit!.subarray(0, 4)], [0x9c, 0x2e, 0, 0]);
       }),
   },
   {

@@ -10,7 +10,7 @@ import {
   startImage,
 } from "../../testing/conformance/guest.ts";
 import { Vm, type VmOutcome } from "../../vm.ts";
-import type { KvmIrqChip } from "../irqchip.ts";
+import { KvmIrqChip } from "../irqchip.ts";
 import type { KvmVm } from "../vm.ts";
 
 /** Guest RAM of the cases' machines. */
@@ -29,6 +29,8 @@ export interface KvmMachineOptions {
   readonly vcpus?: number;
   readonly cpuid?: Omit<CpuidModelOptions, "vcpus" | "tscHz">;
   readonly haltedForever?: "end" | "wait";
+  /** KVM's 8254. */
+  readonly pit?: boolean;
 }
 
 /** A VM with KVM's own interrupt controller, threads, and devices that a case looks into. */
@@ -54,7 +56,7 @@ export class KvmMachine {
     // jmp far ptr 0x0000:0x8000
     rom.set([0xea, 0x00, 0x80, 0x00, 0x00], 0xff0);
     memory.addRom(ROM_BASE, rom, "ROM");
-    const irqchip = engine.createIrqChip!({ vcpus }) as KvmIrqChip;
+    const irqchip = new KvmIrqChip({ vcpus, pit: options.pit ?? false });
     let kvm: EngineVm | undefined;
     const watched: Engine = {
       name: "kvm",
