@@ -34,6 +34,8 @@ export interface RigMachine {
   readonly kernelOptions: readonly string[];
   /** Why it cannot run here, or `undefined` where it can. */
   missing(): string | undefined;
+  /** How the emulator says, in what it prints, which terminal it draws on: it blocks unless somebody reads there. */
+  readonly screen?: RegExp;
   /** Makes what the machine boots from; gives the command that runs it until the guest powers off. */
   prepare(media: RigMedia): Promise<readonly [command: string, ...args: string[]]>;
 }

@@ -13,5 +13,5 @@ export interface Rig {
 
 export const RIGS: Readonly<Record<"svm" | "vtx", Rig>> = {
   svm: { machine: qemuSvm, scripts: ["smoke", "conformance-svm", "kvm", "linux"], timeoutSeconds: 1800 },
-  vtx: { machine: bochsVtx, scripts: ["smoke", "conformance-vtx", "kvm"], timeoutSeconds: 3600 },
+  vtx: { machine: bochsVtx, scripts: ["smoke", "conformance-vtx"], timeoutSeconds: 3600 },
 };

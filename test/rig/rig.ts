@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -64,7 +64,7 @@ export async function runRig(machine: RigMachine, options: RigOptions): Promise<
     const initramfs = await packInitramfs(machine, kernel, options);
     await writeFile(media.initrd, initramfs);
     note(`${kernel.package} ${kernel.version}, initramfs of ${(initramfs.length / 1e6).toFixed(0)} MB`);
-    return await new Run(media, options).boot(await machine.prepare(media));
+    return await new Run(machine, media, options).boot(await machine.prepare(media));
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
@@ -84,6 +84,7 @@ function buildPackages(): void {
 
 /** One run of the machine, and what has been read from it. */
 class Run {
+  readonly #machine: RigMachine;
   readonly #media: RigMedia;
   readonly #options: RigOptions;
   readonly #records: RigRecord[] = [];
@@ -99,7 +100,8 @@ class Run {
   });
   readonly #parser = new ExecOutputParser(NONCE, { output: (bytes) => this.#reader.push(bytes) });
 
-  constructor(media: RigMedia, options: RigOptions) {
+  constructor(machine: RigMachine, media: RigMedia, options: RigOptions) {
+    this.#machine = machine;
     this.#media = media;
     this.#options = options;
   }
@@ -107,13 +109,18 @@ class Run {
   async boot([command, ...args]: readonly [string, ...string[]]): Promise<RigReport> {
     const { console, channel, directory } = this.#media;
     for (const path of [console, channel]) await writeFile(path, "");
-    const child = spawn(command, args, { cwd: directory, stdio: ["ignore", "pipe", "pipe"] });
+    const env = { ...process.env, TERM: "xterm" };
+    const child = spawn(command, args, { cwd: directory, env, stdio: ["ignore", "pipe", "pipe"] });
     let printed = "";
+    let viewer: ChildProcess | undefined;
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8").on("data", (text: string) => {
         printed = (printed + text).slice(-PRINTED_CHARACTERS);
         for (const line of text.split(/[\r\n]+/))
           if (line !== "") this.#options.onConsole?.(`(emulator) ${line}`);
+        const screen = this.#machine.screen?.exec(printed)?.[1];
+        // Ends with the terminal.
+        if (screen !== undefined) viewer ??= spawn("cat", [screen], { stdio: "ignore" });
       });
     }
     let end: string | undefined;
@@ -143,6 +150,7 @@ class Run {
       await this.#read(...tails);
     } finally {
       if (!end) child.kill("SIGKILL");
+      viewer?.kill();
       for (const tail of tails) await tail.close();
     }
     this.#parser.close();

@@ -1,4 +1,13 @@
 import type { RigScript } from "./case.ts";
 import { conformanceCases } from "./conformance.ts";
 
-export const conformanceVtx: RigScript = { name: "conformance", cases: conformanceCases({}) };
+/** What KVM does otherwise on VT-x; the processor is the SDM's. */
+const DEVIATIONS: Readonly<Record<string, string>> = {
+  "RDMSR and WRMSR of registers that the engine does not keep":
+    "KVM on VT-x takes writes of IA32_TSC_DEADLINE in a fast path of its own, also where the APIC is not its own",
+};
+
+export const conformanceVtx: RigScript = {
+  name: "conformance",
+  cases: conformanceCases({ deviations: DEVIATIONS }),
+};

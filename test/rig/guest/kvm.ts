@@ -3,6 +3,9 @@ import { createKvmEngine } from "@skep/vcpu/kvm";
 import { type KvmCaseContext, kvmCases, SkipCase } from "@skep/vcpu/kvm/testing";
 import { CaseSkipped, type RigCase, type RigScript } from "./case.ts";
 
+/** Some make a thousand VMs. */
+const LIMIT_SECONDS = 600;
+
 const context: KvmCaseContext = { engine: (options) => createKvmEngine(options), isEmulating: false };
 
 const cases = kvmCases.flatMap(({ title, cases: group }) =>
@@ -14,7 +17,7 @@ const cases = kvmCases.flatMap(({ title, cases: group }) =>
         throw error instanceof SkipCase ? new CaseSkipped(error.message) : error;
       }
     };
-    return { name: `${title} > ${name}`, run: body };
+    return { name: `${title} > ${name}`, limitSeconds: LIMIT_SECONDS, run: body };
   }),
 );
 
