@@ -19,7 +19,7 @@ export async function defineRigTests({ machine, scripts, timeoutSeconds }: Rig):
     return;
   }
   const lists: (readonly [ScriptName, readonly RigCase[]])[] = [];
-  for (const name of scripts) lists.push([name, (await SCRIPTS[name]()).cases]);
+  for (const name of scripts) lists.push([name, await SCRIPTS[name]()]);
 
   describe(machine.title, () => {
     let report: RigReport;

@@ -18,9 +18,3 @@ export interface RigCase {
 export class CaseSkipped extends Error {
   override readonly name = "CaseSkipped";
 }
-
-/** A module of this directory; its cases can be listed anywhere, and run in a rig. */
-export interface RigScript {
-  readonly name: string;
-  readonly cases: readonly RigCase[];
-}

@@ -1,5 +1,5 @@
 import { TCG_DEVIATIONS } from "../../../packages/vcpu/test/tcg-deviations.ts";
-import type { RigScript } from "./case.ts";
+import type { RigCase } from "./case.ts";
 import { conformanceCases } from "./conformance.ts";
 
 /** QEMU's word for it is "invalid tss type". */
@@ -68,7 +68,4 @@ const DEVIATIONS = Object.fromEntries([
   ],
 ]);
 
-export const conformanceSvm: RigScript = {
-  name: "conformance",
-  cases: conformanceCases({ skip: SKIP, deviations: DEVIATIONS }),
-};
+export const cases: readonly RigCase[] = conformanceCases({ skip: SKIP, deviations: DEVIATIONS });

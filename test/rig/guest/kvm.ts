@@ -1,14 +1,14 @@
 /** The cases of KVM's engine beyond the conformance suite. */
 import { createKvmEngine } from "@skep/vcpu/kvm";
 import { type KvmCaseContext, kvmCases, SkipCase } from "@skep/vcpu/kvm/testing";
-import { CaseSkipped, type RigCase, type RigScript } from "./case.ts";
+import { CaseSkipped, type RigCase } from "./case.ts";
 
 /** Some make a thousand VMs. */
 const LIMIT_SECONDS = 600;
 
 const context: KvmCaseContext = { engine: (options) => createKvmEngine(options), isEmulating: false };
 
-const cases = kvmCases.flatMap(({ title, cases: group }) =>
+export const cases: readonly RigCase[] = kvmCases.flatMap(({ title, cases: group }) =>
   group.map(({ name, run }): RigCase => {
     const body = async (): Promise<void> => {
       try {
@@ -20,5 +20,3 @@ const cases = kvmCases.flatMap(({ title, cases: group }) =>
     return { name: `${title} > ${name}`, limitSeconds: LIMIT_SECONDS, run: body };
   }),
 );
-
-export const kvm: RigScript = { name: "kvm", cases };

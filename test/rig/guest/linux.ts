@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { createVm, type Machine, runCommand } from "skep";
 import { answers, QUESTIONS, QUESTIONS_EXIT_CODE } from "../../support/guest-questions.ts";
-import type { RigCase, RigScript } from "./case.ts";
+import type { RigCase } from "./case.ts";
 
 const MEMORY_MIB = 256;
 const LIMIT_SECONDS = 400;
@@ -51,7 +51,7 @@ const reachesUserland = (cpus: number): RigCase => ({
   },
 });
 
-const cases: RigCase[] = [
+export const cases: readonly RigCase[] = [
   reachesUserland(1),
   reachesUserland(2),
   {
@@ -74,5 +74,3 @@ const cases: RigCase[] = [
     },
   },
 ];
-
-export const linux: RigScript = { name: "linux", cases };

@@ -20,8 +20,7 @@ for (const name of process.argv.slice(2)) {
   if (!isScriptName(name)) {
     throw new RangeError(`script: expected one of ${Object.keys(SCRIPTS).join(", ")}, got "${name}"`);
   }
-  const script = await SCRIPTS[name]();
-  for (const test of script.cases) if (test.name.includes(only)) cases.push([script.name, test]);
+  for (const test of await SCRIPTS[name]()) if (test.name.includes(only)) cases.push([name, test]);
 }
 
 let index = 0;

@@ -1,14 +1,16 @@
-import type { RigScript } from "./case.ts";
+import type { RigCase } from "./case.ts";
 
-/** Every script, loaded on demand. */
+type CaseList = Promise<readonly RigCase[]>;
+
+/** Every script's cases, loaded on demand: listed anywhere, run in a rig. */
 export const SCRIPTS = {
-  smoke: async () => (await import("./smoke.ts")).smoke,
-  faults: async () => (await import("./faults.ts")).faults,
-  kvm: async () => (await import("./kvm.ts")).kvm,
-  linux: async () => (await import("./linux.ts")).linux,
-  "conformance-svm": async () => (await import("./conformance-svm.ts")).conformanceSvm,
-  "conformance-vtx": async () => (await import("./conformance-vtx.ts")).conformanceVtx,
-} as const satisfies Record<string, () => Promise<RigScript>>;
+  smoke: async (): CaseList => (await import("./smoke.ts")).cases,
+  faults: async (): CaseList => (await import("./faults.ts")).cases,
+  kvm: async (): CaseList => (await import("./kvm.ts")).cases,
+  linux: async (): CaseList => (await import("./linux.ts")).cases,
+  "conformance-svm": async (): CaseList => (await import("./conformance-svm.ts")).cases,
+  "conformance-vtx": async (): CaseList => (await import("./conformance-vtx.ts")).cases,
+} as const;
 export type ScriptName = keyof typeof SCRIPTS;
 
 export function isScriptName(name: string): name is ScriptName {
