@@ -140,17 +140,17 @@ export class ThreadLoop implements VcpuLoop {
       if (this.#answerAll()) {
         quietSinceMs = nowMs;
         if (nowMs - yieldedMs < this.#yieldMs) continue;
+        // A wait that was over at once has not let the event loop run: only this counts as its turn.
         await this.#scheduler.yield();
+        yieldedMs = this.#scheduler.hostMs();
+      } else if (this.#threads.spin()) {
+        // Something stopped or rang meanwhile.
+      } else if (this.#endsWhenHalted && nowMs - quietSinceMs >= STUCK_CHECK_MS) {
+        await this.#endIfStuck();
+        quietSinceMs = this.#scheduler.hostMs();
       } else {
-        if (this.#threads.spin()) continue;
-        if (this.#endsWhenHalted && nowMs - quietSinceMs >= STUCK_CHECK_MS) {
-          await this.#endIfStuck();
-          quietSinceMs = this.#scheduler.hostMs();
-          continue;
-        }
         await this.#wait();
       }
-      yieldedMs = this.#scheduler.hostMs();
     }
   }
 

@@ -82,6 +82,7 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
   #routes: IrqRoutes | undefined;
   /** The chips after RESET, as the kernel makes them. */
   #resetChips: Struct[] = [];
+  readonly #irqFds = new Set<IrqFd>();
   readonly #hasPit: boolean;
   #resetPit: Struct | undefined;
 
@@ -141,7 +142,7 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
       throw new RangeError(`irqFd: expected a GSI in [1, ${GSI_COUNT - 1}] (timer: 2), got ${gsi}`);
     }
     const { native, fd } = this.#attached;
-    return makeIrqFd(native, fd, gsi === GSI_TIMER ? 0 : gsi);
+    return this.#keep(makeIrqFd(native, fd, gsi === GSI_TIMER ? 0 : gsi), () => {});
   }
 
   /** A message-signalled interrupt as a file descriptor. @throws KvmError where the kernel refuses. */
@@ -151,16 +152,10 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
     const gsi = routes.freeGsi();
     routes.setMessage(gsi, address, data);
     routes.commit();
-    const irqFd = makeIrqFd(native, fd, gsi);
-    return {
-      fd: irqFd.fd,
-      trigger: irqFd.trigger,
-      close: () => {
-        irqFd.close();
-        routes.removeMessage(gsi);
-        routes.commit();
-      },
-    };
+    return this.#keep(makeIrqFd(native, fd, gsi), () => {
+      routes.removeMessage(gsi);
+      routes.commit();
+    });
   }
 
   // Of the VM.
@@ -188,6 +183,7 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
   }
 
   detach(): void {
+    for (const irqFd of this.#irqFds) irqFd.close();
     this.#host = undefined;
     this.#apics.clear();
   }
@@ -234,6 +230,21 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
   }
 
   readonly #chipIds = [IrqChipId.PIC_MASTER, IrqChipId.PIC_SLAVE, IrqChipId.IOAPIC] as const;
+
+  /** Remembers a descriptor until it is closed, by its owner or with the VM. */
+  #keep(irqFd: IrqFd, onClose: () => void): IrqFd {
+    const kept: IrqFd = {
+      fd: irqFd.fd,
+      trigger: irqFd.trigger,
+      close: () => {
+        if (!this.#irqFds.delete(kept)) return;
+        irqFd.close();
+        onClose();
+      },
+    };
+    this.#irqFds.add(kept);
+    return kept;
+  }
 
   #source(gsi: number): IrqLine {
     let own = false;

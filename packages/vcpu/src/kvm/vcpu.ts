@@ -172,12 +172,14 @@ export class KvmVcpu implements EngineVcpu {
   // Interrupts, where the interrupt controller is not KVM's.
 
   canTakeInterrupt(): boolean {
+    this.#expectOpen();
     if (!this.#isFresh) return this.#state.canTakeInterrupt();
     const run = this.#run;
     return run.u8(Run.READY_FOR_INTERRUPT_INJECTION) !== 0 && run.u8(Run.IF_FLAG) !== 0;
   }
 
   injectInterrupt(vector: number): void {
+    this.#expectOpen();
     const interrupt = new Struct(Size.INTERRUPT);
     interrupt.setU32(0, vector);
     this.#native.ioctlStruct(this.fd, "KVM_INTERRUPT", interrupt);
@@ -185,6 +187,7 @@ export class KvmVcpu implements EngineVcpu {
   }
 
   injectNmi(): void {
+    this.#expectOpen();
     this.#native.ioctl(this.fd, "KVM_NMI");
     this.#isFresh = false;
   }
@@ -210,6 +213,9 @@ export class KvmVcpu implements EngineVcpu {
   }
 
   reset(kind: "reset" | "init"): void {
+    this.#expectOpen();
+    // KVM would finish a half-done instruction in the state that is written below.
+    this.#complete();
     const state = resetVcpuState(this.#host.signature);
     if (kind === "init") {
       // SDM Vol. 3A table 10-1: x87, SSE and MSRs stay, and of CR0 the cache's bits.
@@ -234,6 +240,7 @@ export class KvmVcpu implements EngineVcpu {
 
   /** Halted with interrupts off, or waiting for another processor's INIT or SIPI. */
   isStuck(): boolean {
+    this.#expectOpen();
     const mpState = this.#state.mpState();
     if (mpState === MpState.UNINITIALIZED || mpState === MpState.INIT_RECEIVED) return true;
     return mpState === MpState.HALTED && (this.#state.position().rflags & 0x200n) === 0n;

@@ -1,7 +1,7 @@
 /** A VM of KVM: memory slots from an address space, vCPUs, and the dirty log. */
 import { type AddressSpace, PageFlag } from "@skep/memory";
 import type { EngineVcpu, EngineVm, EngineVmOptions } from "../engine.ts";
-import { EngineUnsuitableError } from "../errors.ts";
+import { EngineUnsuitableError, VmStateError } from "../errors.ts";
 import { Capability, MANUAL_PROTECT_ENABLE, MsrExitReason } from "./abi.ts";
 import { cpuidEntries } from "./cpuid.ts";
 import { DirtyRings } from "./dirty-ring.ts";
@@ -111,6 +111,7 @@ export class KvmVm implements EngineVm, VcpuHost {
   }
 
   createVcpu(index: number): EngineVcpu {
+    this.#expectOpen("createVcpu");
     const vcpu = new KvmVcpu(this, index);
     this.#vcpus[index] = vcpu;
     this.#checkTsc(vcpu);
@@ -141,6 +142,7 @@ export class KvmVm implements EngineVm, VcpuHost {
    * @throws KvmError where the slot is misaligned or overlaps another, or the host refuses.
    */
   addHostMemory(gpa: number, bytes: number, name: string): HostMemory {
+    this.#expectOpen("addHostMemory");
     const memory = new HostMemory(this.native, bytes);
     const slot: MemorySlot = { gpa, bytes, host: memory.address, readOnly: false, name };
     try {
@@ -159,6 +161,7 @@ export class KvmVm implements EngineVm, VcpuHost {
    * @throws EngineUnsuitableError where the vCPUs have no threads of their own. @throws KvmError
    */
   addDoorbell(range: DoorbellRange, onRing: () => void): Doorbell {
+    this.#expectOpen("addDoorbell");
     if (this.threads) return this.threads.addDoorbell(range, onRing);
     throw new EngineUnsuitableError(
       "doorbells need a VM with KVM's own interrupt controller (createIrqChip)",
@@ -199,7 +202,9 @@ export class KvmVm implements EngineVm, VcpuHost {
   peek(address: number, length: number): Uint8Array {
     const slot = this.slots.find(address);
     if (slot === undefined) return new Uint8Array();
-    return this.#memory.dump(address, Math.min(length, slot.gpa + slot.bytes - address));
+    const there = Math.min(length, slot.gpa + slot.bytes - address);
+    const region = this.#regions.find((each) => each.slot.gpa === slot.gpa);
+    return region ? region.memory.view(address - slot.gpa, there).slice() : this.#memory.dump(address, there);
   }
 
   /** Enables a capability of the VM. @throws KvmError */
@@ -208,6 +213,10 @@ export class KvmVm implements EngineVm, VcpuHost {
     cap.setU32(0, capability);
     cap.setU64(8, argument);
     this.native.ioctlStruct(this.fd, "KVM_ENABLE_CAP", cap);
+  }
+
+  #expectOpen(action: string): void {
+    if (this.#isClosed) throw new VmStateError(action, "open", "closed");
   }
 
   #configure(): void {

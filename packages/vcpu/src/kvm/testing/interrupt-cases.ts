@@ -134,7 +134,10 @@ export const interruptCases: readonly KvmCase[] = [
         const irqFd = m.irqchip.msiFd(0xfee0_0000, 0x53);
         await runToInterrupt(m, APIC_GUEST, 0x53, () => irqFd.trigger());
         other.close();
+        // What is left open goes with the VM; closing it afterwards is harmless.
+        await m.close();
         irqFd.close();
+        irqFd.trigger();
       }),
   },
   {

@@ -24,6 +24,7 @@ const EMULATING_BY_NAME: Readonly<Record<string, string>> = Object.fromEntries(
     "the interrupt window opens when the guest sets IF, one instruction later",
     "the interrupt window opens at POPF and at IRET without a shadow",
     "an interrupt window that is open already exits before any instruction",
+    "MOV SS keeps interrupts off for one instruction",
     "a fault while an interrupt is delivered says so in its error code (EXT)",
     "an NMI comes through vector 2 whatever IF is, and blocks the next until IRET",
     "4-level: allows ring 3 on a user page",
