@@ -50,10 +50,7 @@ export async function packInitramfs(
     busybox,
     modules: await Promise.all(modules),
     hostname: machine.name,
-    command: [
-      `export RIG_NODE_OPTIONS=${quoted(machine.nodeOptions.join(" "))} RIG_ONLY=${quoted(only)}`,
-      `exec sh /rig/supervise.sh ${scripts.join(" ")}`,
-    ].join("\n"),
+    command: [`export RIG_ONLY=${quoted(only)}`, `exec sh /rig/supervise.sh ${scripts.join(" ")}`].join("\n"),
     files: [
       { kind: "file", path: "rig/supervise.sh", data: await readFile(here("guest/supervise.sh")) },
       { kind: "file", path: "rig/package.json", data: '{ "type": "module" }\n' },

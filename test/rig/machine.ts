@@ -28,8 +28,6 @@ export interface RigMachine {
   readonly title: string;
   /** Modules of the kernel's package, in loading order. */
   readonly modules: readonly (keyof RigKernel["paths"])[];
-  /** Options of Node inside. */
-  readonly nodeOptions: readonly string[];
   /** Added to the kernel's command line. */
   readonly kernelOptions: readonly string[];
   /** Why it cannot run here, or `undefined` where it can. */

@@ -9,7 +9,6 @@ export const qemuSvm: RigMachine = {
   name: "svm",
   title: "kvm-amd on QEMU's translator (TCG), which emulates SVM",
   modules: ["irqbypass.ko", "kvm.ko", "kvm-amd.ko"],
-  nodeOptions: [],
   kernelOptions: [],
   missing: () =>
     hostLacks() ?? (existsSync(QEMU) ? undefined : "Debian's package qemu-system-x86 is not installed"),

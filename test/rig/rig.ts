@@ -53,7 +53,7 @@ export async function runRig(machine: RigMachine, options: RigOptions): Promise<
       initrd: join(directory, "initramfs"),
       commandLine: [
         "console=ttyS0 panic=-1",
-        // Time that an interpreted processor would spend on neither the rig's questions nor its safety.
+        // Both cost an emulated processor seconds, and no rig asks about them.
         "mitigations=off cryptomgr.notests",
         ...machine.kernelOptions,
         execCommandLine({ nonce: NONCE, channel: "ttyS1" }),

@@ -20,8 +20,7 @@ watch() { # pid: kills it when the case that it runs is overdue
 RIG_ENDED=
 export RIG_ENDED
 while :; do
-  # shellcheck disable=SC2086 # options are words
-  node $RIG_NODE_OPTIONS "$RIG_HOME/run.js" "$@" &
+  node "$RIG_HOME/run.js" "$@" &
   node=$!
   watch $node &
   watcher=$!
