@@ -1,35 +1,8 @@
-import { createHash } from "node:crypto";
 import { busyboxInitramfs } from "@skep/boot";
 import { createVm, type Machine, runCommand } from "skep";
 import { afterEach, describe, expect, it } from "vitest";
+import { answers, QUESTIONS, QUESTIONS_EXIT_CODE } from "./support/guest-questions.ts";
 import { debianFile, GUEST_TIMEOUT_MS, GUESTS } from "./support/guests.ts";
-
-/** What the guest is asked, and after it what the host computes for itself. */
-const QUESTIONS = `
-seq 1 20000 >/tmp/numbers
-sha256sum </tmp/numbers
-gzip -c /tmp/numbers >/tmp/numbers.gz && gunzip -c /tmp/numbers.gz | sha256sum
-sort /tmp/numbers | sha256sum
-awk 'BEGIN { for (i = 1; i <= 20; i++) printf "%.12g %.12g %.12g\\n", i / 7, i * 1.1 - 0.3, 1 / (i * i) }'
-i=0; while [ $i -lt 100 ]; do /bin/busybox true || exit 9; i=$((i + 1)); done; echo forks $i
-uname -m
-exit 7
-`;
-
-function answers(machine: string): string {
-  const numbers = Array.from({ length: 20_000 }, (_, index) => `${index + 1}`);
-  const digest = (lines: string[]): string =>
-    `${createHash("sha256")
-      .update(lines.map((line) => `${line}\n`).join(""))
-      .digest("hex")}  -\n`;
-  // C's %.12g for numbers in this range: twelve significant digits without trailing zeros.
-  const general = (value: number): string => String(Number(value.toPrecision(12)));
-  const floats = Array.from({ length: 20 }, (_, index) => index + 1)
-    .map((i) => [i / 7, i * 1.1 - 0.3, 1 / (i * i)].map(general).join(" "))
-    .map((line) => `${line}\n`);
-  const plain = digest(numbers);
-  return `${plain}${plain}${digest([...numbers].sort())}${floats.join("")}forks 100\n${machine}\n`;
-}
 
 describe.each(GUESTS)("Debian's %s", (kernelName, busyboxName, machineName) => {
   it(
@@ -47,8 +20,8 @@ describe.each(GUESTS)("Debian's %s", (kernelName, busyboxName, machineName) => {
           output += new TextDecoder().decode(bytes);
         },
       });
-      expect(output).toBe(answers(machineName));
-      expect(code).toBe(7);
+      expect(output).toBe(answers({ machine: machineName, cpus: 1 }));
+      expect(code).toBe(QUESTIONS_EXIT_CODE);
     },
     GUEST_TIMEOUT_MS,
   );

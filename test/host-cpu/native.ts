@@ -1,4 +1,4 @@
-/** The few native facilities that the host oracle needs: system calls, memory by address, calls by address. */
+/** The few native facilities that the host oracle and the rigs need: system calls, memory by address, calls by address. */
 
 import { createRequire } from "node:module";
 import { endianness } from "node:os";
@@ -14,10 +14,12 @@ export const MAP = {
   FIXED_NOREPLACE: 0x100000,
 } as const;
 export const SYS = {
+  open: 2,
   close: 3,
   mmap: 9,
   mprotect: 10,
   munmap: 11,
+  ioctl: 16,
   ftruncate: 77,
   prctl: 157,
   gettid: 186,

@@ -9,16 +9,49 @@ import { extractFromDeb, HostCommandError } from "./run.ts";
 /** A guest file can neither be found in the cache nor obtained (`ERR_GUEST_FILES`): says why and what to do. */
 export class GuestFilesError extends SkepError {}
 
-/** The packages of Debian that skep knows how to take guest files from. */
+const KERNEL = { vmlinuz: "./boot/vmlinuz-*" } as const;
+const MODULES = "./lib/modules/*/kernel";
+
+/**
+ * What skep knows to take from Debian's packages: the files of one entry are of one version. A key is the package's
+ * name; what follows a colon or a plus sign tells apart entries that take different things from it.
+ */
 export const DEBIAN_PACKAGES = {
   /** A kernel for virtual machines: fewest drivers, quickest to boot. */
-  "linux-image-cloud-amd64": { architecture: "amd64", pattern: "./boot/vmlinuz-*", file: "vmlinuz" },
-  "linux-image-amd64": { architecture: "amd64", pattern: "./boot/vmlinuz-*", file: "vmlinuz" },
-  "linux-image-686": { architecture: "i386", pattern: "./boot/vmlinuz-*", file: "vmlinuz" },
-  "busybox-static": { architecture: "amd64", pattern: "./bin/busybox", file: "busybox" },
-  "busybox-static:i386": { architecture: "i386", pattern: "./bin/busybox", file: "busybox" },
-} as const;
+  "linux-image-cloud-amd64": { architecture: "amd64", files: KERNEL },
+  /** The same with its modules for running guests, in loading order (one of the last two). */
+  "linux-image-cloud-amd64+kvm": {
+    architecture: "amd64",
+    files: {
+      ...KERNEL,
+      "irqbypass.ko": `${MODULES}/virt/lib/irqbypass.ko`,
+      "kvm.ko": `${MODULES}/arch/x86/kvm/kvm.ko`,
+      "kvm-amd.ko": `${MODULES}/arch/x86/kvm/kvm-amd.ko`,
+      "kvm-intel.ko": `${MODULES}/arch/x86/kvm/kvm-intel.ko`,
+    },
+  },
+  "linux-image-amd64": { architecture: "amd64", files: KERNEL },
+  "linux-image-686": { architecture: "i386", files: KERNEL },
+  "busybox-static": { architecture: "amd64", files: { busybox: "./bin/busybox" } },
+  "busybox-static:i386": { architecture: "i386", files: { busybox: "./bin/busybox" } },
+} as const satisfies Record<string, DebianEntry>;
 export type DebianPackageName = keyof typeof DEBIAN_PACKAGES;
+type FileNames<Name extends DebianPackageName> = keyof (typeof DEBIAN_PACKAGES)[Name]["files"] & string;
+
+interface DebianEntry {
+  readonly architecture: string;
+  /** Name in the cache, and the member of the package: a `*` stands for any part of one name. */
+  readonly files: Readonly<Record<string, `./${string}`>>;
+}
+
+/** Files from one Debian package, in the cache. */
+export interface DebianFiles<FileName extends string = string> {
+  /** Absolute path of each file. */
+  readonly paths: Readonly<Record<FileName, string>>;
+  /** The package that held them: the versioned one for a kernel. */
+  readonly package: string;
+  readonly version: string;
+}
 
 /** A file from a Debian package, in the cache. */
 export interface DebianFile {
@@ -39,15 +72,12 @@ export interface ObtainOptions {
 }
 
 interface CacheManifest {
-  kind: "skep-debian-file";
+  kind: "skep-debian-files";
   version: 1;
   package: string;
   packageVersion: string;
-  /** Name of the file beside the manifest. */
-  file: string;
-  /** Its size in bytes and its SHA-256 in lower-case hex. */
-  size: number;
-  sha256: string;
+  /** Files beside the manifest: size in bytes, SHA-256 in lower-case hex. */
+  files: { file: string; size: number; sha256: string }[];
 }
 
 /** The directory that guest files are cached in unless told otherwise. */
@@ -56,11 +86,8 @@ export function defaultCacheDirectory(): string {
 }
 
 /**
- * Gives the file that skep wants from one of Debian's packages: from the cache, or else by the host's apt,
- * without root and without any change to the host.
- *
- * The cache is filled by renaming a complete directory into place, so that a run that is killed or races
- * another leaves nothing half made.
+ * Gives the file that skep wants from one of Debian's packages, the first where it wants several, as
+ * `obtainDebianFiles` does.
  *
  * @throws GuestFilesError where it is not cached and apt cannot obtain it.
  */
@@ -68,21 +95,42 @@ export async function obtainDebianFile(
   name: DebianPackageName,
   options: ObtainOptions = {},
 ): Promise<DebianFile> {
+  const { paths, package: package_, version } = await obtainDebianFiles(name, options);
+  return { path: Object.values<string>(paths)[0]!, package: package_, version };
+}
+
+/**
+ * Gives the files that skep wants from one of Debian's packages, all of one version: from the cache, or else by the
+ * host's apt, without root and without any change to the host.
+ *
+ * The cache is filled by renaming a complete directory into place, so that a run that is killed or races
+ * another leaves nothing half made.
+ *
+ * @throws GuestFilesError where they are not cached and apt cannot obtain them.
+ */
+export async function obtainDebianFiles<Name extends DebianPackageName>(
+  name: Name,
+  options: ObtainOptions = {},
+): Promise<DebianFiles<FileNames<Name>>> {
   const cache = options.cacheDirectory ?? defaultCacheDirectory();
   const log = options.log ?? ((line) => process.stderr.write(`${line}\n`));
   const home = join(cache, name.replace(":", "_"));
+  const files = Object.keys(DEBIAN_PACKAGES[name].files) as FileNames<Name>[];
   if (!options.refresh) {
-    const cached = await readCached(home);
+    const cached = await readCached(home, files);
     if (cached) return cached;
   }
   try {
     await mkdir(cache, { recursive: true });
     const work = await mkdtemp(join(cache, ".new-"));
     try {
-      return await fetchInto(name, cache, home, work, log);
+      await fetchInto(name, cache, home, work, log);
     } finally {
       await rm(work, { recursive: true, force: true });
     }
+    const fetched = await readCached(home, files);
+    if (!fetched) throw new Error("another process took the files away again");
+    return fetched;
   } catch (cause) {
     if (cause instanceof GuestFilesError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
@@ -96,49 +144,63 @@ export async function obtainDebianFile(
   }
 }
 
+/** Makes the directory `home` with the files of entry `name`, by way of the temporary directory `work`. */
 async function fetchInto(
   name: DebianPackageName,
   cache: string,
   home: string,
   work: string,
   log: (line: string) => void,
-): Promise<DebianFile> {
-  const { architecture, pattern, file } = DEBIAN_PACKAGES[name];
-  const found = await download(name.split(":")[0]!, architecture, cache, work, log);
+): Promise<void> {
+  const { architecture, files }: DebianEntry = DEBIAN_PACKAGES[name];
+  const found = await download(name.split(/[:+]/)[0]!, architecture, cache, work, log);
   const tree = join(work, "tree");
   await mkdir(tree);
-  await extractFromDeb(found.deb, tree, [pattern]);
-  const directory = join(tree, pattern.slice(2, pattern.lastIndexOf("/")));
-  const [only, ...more] = await readdir(directory);
-  if (!only || more.length > 0) {
-    throw new Error(
-      `${basename(found.deb)} holds ${more.length + 1} files like ${pattern}, one was expected`,
-    );
-  }
+  await extractFromDeb(found.deb, tree, Object.values(files));
+  const members = await readdir(tree, { recursive: true, withFileTypes: true });
+  const paths = members.filter((member) => member.isFile()).map((member) => join(member.path, member.name));
   const ready = join(work, "ready");
   await mkdir(ready);
-  await rename(join(directory, only), join(ready, file));
-  const bytes = await readFile(join(ready, file));
   const manifest: CacheManifest = {
-    kind: "skep-debian-file",
+    kind: "skep-debian-files",
     version: 1,
     package: found.package.name,
     packageVersion: found.package.version,
-    file,
-    size: bytes.length,
-    sha256: createHash("sha256").update(bytes).digest("hex"),
+    files: [],
   };
+  for (const [file, pattern] of Object.entries(files)) {
+    const matches = paths.filter((path) => matchesPattern(path.slice(tree.length + 1), pattern.slice(2)));
+    if (matches.length !== 1) {
+      const count = `${matches.length} files like ${pattern}`;
+      throw new Error(`${basename(found.deb)} holds ${count}, one was expected`);
+    }
+    await rename(matches[0]!, join(ready, file));
+    const bytes = await readFile(join(ready, file));
+    const sha256 = createHash("sha256").update(bytes).digest("hex");
+    manifest.files.push({ file, size: bytes.length, sha256 });
+  }
   await writeFile(join(ready, "manifest.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
   await rm(home, { recursive: true, force: true });
   try {
     await rename(ready, home);
   } catch (error) {
     // Another process was quicker; what it put there serves as well.
-    const theirs = await readCached(home);
-    if (theirs) return theirs;
-    throw error;
+    if (!(await readCached(home, Object.keys(files)))) throw error;
   }
-  return { path: join(home, file), package: manifest.package, version: manifest.packageVersion };
+}
+
+/** Whether a path's names are the pattern's, one by one; a `*` stands for any part of a name. */
+function matchesPattern(path: string, pattern: string): boolean {
+  const names = path.split("/");
+  const wanted = pattern.split("/");
+  return (
+    names.length === wanted.length &&
+    wanted.every((part, i) => {
+      const [start, end] = part.split("*") as [string, string?];
+      if (end === undefined) return names[i] === part;
+      return names[i]!.length >= part.length - 1 && names[i]!.startsWith(start) && names[i]!.endsWith(end);
+    })
+  );
 }
 
 /** Downloads `name`, or the image that a kernel's meta package names, by the host's lists or by fresh ones. */
@@ -193,17 +255,31 @@ async function resolve(apt: Apt, name: string): Promise<AptPackage | undefined> 
   return image && name.startsWith("linux-image-") ? apt.show(image) : package_;
 }
 
-/** The file below `home` if it is there as its manifest describes it; `undefined` otherwise. */
-async function readCached(home: string): Promise<DebianFile | undefined> {
+/** The files below `home` if all are there as the manifest describes them; `undefined` otherwise. */
+async function readCached<FileName extends string>(
+  home: string,
+  files: readonly FileName[],
+): Promise<DebianFiles<FileName> | undefined> {
   try {
-    const manifest: Partial<CacheManifest> = JSON.parse(await readFile(join(home, "manifest.json"), "utf8"));
-    if (manifest.kind !== "skep-debian-file" || manifest.version !== 1) return undefined;
-    const { file, size, package: package_, packageVersion } = manifest;
-    if (!file || basename(file) !== file || !package_ || !packageVersion) return undefined;
-    const path = join(home, file);
-    if ((await stat(path)).size !== size) return undefined;
-    return { path, package: package_, version: packageVersion };
+    const manifest: unknown = JSON.parse(await readFile(join(home, "manifest.json"), "utf8"));
+    const { kind, version, package: package_, packageVersion, files: listed } = upToDate(manifest);
+    if (kind !== "skep-debian-files" || version !== 1 || !package_ || !packageVersion) return undefined;
+    const paths = {} as Record<FileName, string>;
+    for (const file of files) {
+      paths[file] = join(home, file);
+      const size = listed?.find((entry) => entry.file === file)?.size;
+      if ((await stat(paths[file])).size !== size) return undefined;
+    }
+    return { paths, package: package_, version: packageVersion };
   } catch {
     return undefined;
   }
+}
+
+/** The manifest in today's form: caches that were filled earlier have one that names a single file. */
+function upToDate(manifest: unknown): Partial<CacheManifest> {
+  const { kind, ...rest } = manifest as { kind: string; file: string; size: number; sha256: string };
+  if (kind !== "skep-debian-file") return manifest as Partial<CacheManifest>;
+  const { file, size, sha256, ...common } = rest;
+  return { ...common, kind: "skep-debian-files", files: [{ file, size, sha256 }] };
 }

@@ -239,7 +239,7 @@ export const interruptCases: CaseGroup = {
           eb fe ; jmp again
         `,
         );
-        m.step(0, { budget: 50, interruptWindow: true });
+        m.step(0, { interruptWindow: true });
         m.vcpu.injectInterrupt(0x44);
         const { sp } = runToVector(m, 0x44);
         const frame = [0, 4, 8, 12, 16].map((offset) => m.u32(sp + offset));
