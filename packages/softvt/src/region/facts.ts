@@ -58,7 +58,9 @@ function touchesLocals(address: Node, offset: number): boolean {
   const at = blockOffset(address);
   if (at === undefined) return false;
   const constant = at.constant + offset;
-  return at.indexed ? constant < FIRST_INDEXED : placeAt(constant).kind !== "memory";
+  if (at.indexed) return constant < FIRST_INDEXED;
+  const { kind } = placeAt(constant);
+  return kind !== "memory" && kind !== "event";
 }
 
 export function factsOfHandler(handler: Handler): Facts {

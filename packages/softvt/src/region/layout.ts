@@ -58,7 +58,7 @@ export type Place =
   | { readonly kind: "gpr"; readonly reg: number; readonly byte: number }
   /** A whole field that lives in local `reg`. */
   | { readonly kind: "field"; readonly reg: number }
-  | { readonly kind: "zero" | "mode" | "memory" };
+  | { readonly kind: "zero" | "mode" | "event" | "memory" };
 
 const GPR_END = Cpu.GPR + 8 * GPRS;
 /** Everything from here on may be reached with an index that is not constant without meeting a local. */
@@ -70,6 +70,7 @@ export function placeAt(offset: number): Place {
   if (offset === Cpu.RIP_BASE) return { kind: "field", reg: Reg.RIP_BASE };
   if (offset === Cpu.TLB) return { kind: "field", reg: Reg.TLB };
   if (offset === Cpu.MODE) return { kind: "mode" };
+  if (offset === Cpu.EVENT) return { kind: "event" };
   const flag = FLAG_FIELDS.get(offset);
   return flag === undefined ? { kind: "memory" } : { kind: "field", reg: flag };
 }

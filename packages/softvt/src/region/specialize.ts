@@ -1,4 +1,5 @@
-import { Cpu, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout.ts";
+import { segmentAddress } from "../cpu/address.ts";
+import { Cpu, Mode, Seg, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout.ts";
 import { enterRegion } from "../cpu/lookup.ts";
 import { UOP_FIELDS } from "../cpu/uop.ts";
 import { CALL_HANDLER } from "../engine/names.ts";
@@ -172,6 +173,7 @@ class BlockSpecializer {
   /** Budget of the block's instructions before the current one, in bytes of micro-ops. */
   #before = 0;
   #mayBeStale = false;
+  #mayHaveEvent = false;
   #frame!: Frame;
   /** Temps that alias a local, by local: they need a copy before it changes. */
   #aliases = new Map<number, { frame: Frame; id: number }[]>();
@@ -273,6 +275,7 @@ class BlockSpecializer {
   #instruction(): boolean {
     const { handler, uop } = this.#op;
     this.#mayBeStale = false;
+    this.#mayHaveEvent = false;
     this.#aliases.clear();
     const known = factsOfHandler(handler);
     let falls = true;
@@ -456,6 +459,11 @@ class BlockSpecializer {
         case "mode":
           this.#define(stmt.id, "i32", i32(this.#region.mode), out);
           return;
+        case "event":
+          // An instruction begins without one, and only what it calls or stores raises one.
+          if (this.#mayHaveEvent) break;
+          this.#define(stmt.id, "i32", i32(0), out);
+          return;
         case "field":
           this.#read(place.reg, stmt.id, out);
           return;
@@ -497,10 +505,24 @@ class BlockSpecializer {
         this.#assign(place.reg, final, out);
         return;
       }
-      if (place.kind !== "memory") throw new Error(`${this.#op.handler.name}: a store to ${place.kind}`);
+      if (place.kind === "event") this.#mayHaveEvent = true;
+      else if (place.kind !== "memory") throw new Error(`${this.#op.handler.name}: a store to ${place.kind}`);
     } else if (at !== undefined && at.constant + stmt.offset < FIRST_INDEXED)
       throw new Error(`${this.#op.handler.name}: a register by an index`);
     out.push({ s: "store", op: stmt.op, address, offset: stmt.offset, value });
+  }
+
+  /** What `segmentAddress` gives where the mode says that there is nothing to check. */
+  #flatAddress([seg, offset, , write]: readonly Node[]): Node | undefined {
+    if (seg?.k !== "const") return undefined;
+    const { mode } = this.#region;
+    const isData = Number(seg.value) < Seg.FS;
+    if ((mode & Mode.CODE_MASK) === Mode.CODE64) return isData ? offset : undefined;
+    // Code is never written, however flat.
+    const isRead = write?.k === "const" && Number(write.value) === 0;
+    const isFlat = (mode & Mode.FLAT) !== 0 && isData && (isRead || Number(seg.value) !== Seg.CS);
+    if (!isFlat) return undefined;
+    return op("i64", "i64.extend_i32_u", op("i32", "i32.wrap_i64", offset!));
   }
 
   /** `value` under a name of its own, if it is more than that. */
@@ -519,6 +541,7 @@ class BlockSpecializer {
     if (effects.writesTlb) this.#release(Reg.TLB, out);
     if (gprs || flags) out.push(this.#region.save(gprs, flags));
     out.push({ s: "call", id, fn, args });
+    this.#mayHaveEvent = true;
     if (effects.writesGprs || effects.writesFlags)
       out.push(this.#region.load(effects.writesGprs, effects.writesFlags));
     if (effects.writesFlags) {
@@ -584,6 +607,11 @@ class BlockSpecializer {
         if (stmt.args.some(({ k }) => k === "uop"))
           throw new Error(`${this.#op.handler.name}: ${stmt.fn.name} is handed the micro-op`);
         const args = stmt.args.map((arg) => this.#node(arg));
+        const flat = stmt.fn === segmentAddress ? this.#flatAddress(args) : undefined;
+        if (flat !== undefined) {
+          this.#define(stmt.id!, "i64", flat, out);
+          return true;
+        }
         const effects = passesBlock(args) ? ANY_EFFECTS : effectsOf(stmt.fn);
         this.#call(
           stmt.fn,
@@ -598,6 +626,7 @@ class BlockSpecializer {
         return this.#if(stmt, out, isTail);
       case "loop": {
         this.#kind = undefined;
+        this.#mayHaveEvent = true;
         const body: Stmt[] = [];
         this.#list(stmt.body, body, false);
         this.#kind = undefined;
