@@ -26,8 +26,11 @@ interface Result {
 }
 
 /** Runs it, with an interrupt at every 50th port access; `budget` gives each slice's length. */
-async function run(budget: (slice: number) => number): Promise<Result> {
-  const guest = await Guest.open();
+async function run(
+  budget: (slice: number) => number,
+  compileAfter = Number.POSITIVE_INFINITY,
+): Promise<Result> {
+  const guest = await Guest.open({ compileAfter });
   guest.handler(0x40, [0x49, 0x81, 0xc7, 0x11, 0x11, 0, 0, ...IRETQ]); // add r15, 1111h
   guest.code(CODE, ...PROGRAM);
   let exits = 0;
@@ -66,4 +69,11 @@ it("so they are with slices of other lengths", async () => {
   const whole = await run(() => 1_000_000);
   const slices = await run((slice) => 1 + ((slice * 7919) % 97));
   expect(slices).toEqual(whole);
+});
+
+it("and so they are whether interpreted or compiled", async () => {
+  const slice = (index: number): number => 1 + ((index * 7919) % 997);
+  const interpreted = await run(slice);
+  expect(await run(slice, 0)).toEqual(interpreted);
+  expect(await run(slice, 1)).toEqual(interpreted);
 });
