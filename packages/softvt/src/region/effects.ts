@@ -159,7 +159,8 @@ function effectsInside(stmts: readonly Stmt[]): Effects {
           // What it is handed it may read and write.
           touch(arg, 0, false);
           touch(arg, 0, true);
-          if (mayHideAddress(arg, temps)) Object.assign(effects, ANY_EFFECTS, { writesCode: effects.writesCode });
+          if (mayHideAddress(arg, temps))
+            Object.assign(effects, ANY_EFFECTS, { writesCode: effects.writesCode });
         }
       else if (stmt.s === "copy") {
         touch(stmt.to, 0, true);
