@@ -4,7 +4,7 @@ import { type KvmCaseContext, kvmCases, SkipCase } from "@skep/vcpu/kvm/testing"
 import { CaseSkipped, type RigCase } from "./case.ts";
 
 /** Some make a thousand VMs. */
-const LIMIT_SECONDS = 600;
+const LIMIT_SECONDS = 180;
 
 const context: KvmCaseContext = { engine: (options) => createKvmEngine(options), isEmulating: false };
 
