@@ -10,11 +10,18 @@ import type { RangeMap } from "./range-map.ts";
  */
 export type DirtyClearedWatcher = (arenaOffset: number, length: number) => void;
 
+/**
+ * Asked for pages of [gpa, gpa + bytes) that were written where no flag was set, such as by a guest whose writes the
+ * host's kernel keeps the log of: sets their DIRTY flags. Must act before it returns.
+ */
+export type DirtySource = (gpa: number, bytes: number) => void;
+
 /** Which pages were written since they were last asked for: by the guest, by DMA, by the host. */
 export class DirtyLog {
   readonly #arena: RamArena;
   readonly #chunks: RangeMap<MemoryChunk>;
   #cleared: DirtyClearedWatcher | undefined;
+  #source: DirtySource | undefined;
 
   constructor(arena: RamArena, chunks: RangeMap<MemoryChunk>) {
     this.#arena = arena;
@@ -24,6 +31,11 @@ export class DirtyLog {
   /** Registers who is told of cleared flags, in place of whoever was. */
   setClearedWatcher(watcher: DirtyClearedWatcher | undefined): void {
     this.#cleared = watcher;
+  }
+
+  /** Registers who is asked before flags are collected, in place of whoever was. */
+  setSource(source: DirtySource | undefined): void {
+    this.#source = source;
   }
 
   /**
@@ -36,6 +48,7 @@ export class DirtyLog {
   collect(gpa: number, bytes: number): Uint8Array {
     checkPages("gpa", gpa, 0, PHYSICAL_ADDRESS_END - PAGE_BYTES);
     checkPages("bytes", bytes, 0, Math.min(PHYSICAL_ADDRESS_END - gpa, MAX_COLLECT_BYTES));
+    this.#source?.(gpa, bytes);
     const bitmap = new Uint8Array(Math.ceil(bytes / PAGE_BYTES / 8));
     const flags = this.#arena.flags;
     for (const chunk of this.#chunks.list()) {

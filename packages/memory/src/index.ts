@@ -2,7 +2,7 @@ export * from "./address-space.ts";
 export * from "./arena.ts";
 export * from "./bus.ts";
 export type { UnclaimedAccess, UnclaimedWatcher } from "./bus-map.ts";
-export { type DirtyClearedWatcher, DirtyLog } from "./dirty.ts";
+export { type DirtyClearedWatcher, DirtyLog, type DirtySource } from "./dirty.ts";
 export type { CodeWatcher } from "./dma.ts";
 export * from "./ept.ts";
 export { EptEntry, type EptLevel, EptMemoryType, type EptProblem, EptViolation } from "./ept-format.ts";

@@ -161,6 +161,21 @@ describe("the dirty log", () => {
     expect(cleared).toEqual([]);
   });
 
+  it("asks its source first, which may know of writes that set no flag", () => {
+    const space = new AddressSpace(RamArena.create({ ramBytes: 0x4000, extraBytes: 0x20000 }));
+    space.addRam(0, 0x4000);
+    const asked: [number, number][] = [];
+    space.dirty.setSource((gpa, bytes) => {
+      asked.push([gpa, bytes]);
+      space.arena.flags[space.arenaOffset(0x2000)! / 4096]! |= PageFlag.DIRTY;
+    });
+    expect([...space.dirty.collect(0x1000, 0x3000)]).toEqual([2]);
+    expect(asked).toEqual([[0x1000, 0x3000]]);
+    space.dirty.setSource(undefined);
+    expect([...space.dirty.collect(0, 0x4000)]).toEqual([0]);
+    expect(asked).toHaveLength(1);
+  });
+
   it("clears nothing outside the range, and no other flag", () => {
     const space = new AddressSpace(RamArena.create({ ramBytes: 0x4000, extraBytes: 0x20000 }));
     space.addRam(0, 0x4000);

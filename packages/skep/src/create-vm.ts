@@ -43,6 +43,8 @@ export interface CreateVmOptions {
    * runs of the same inputs are the same to the last bit. Default "real".
    */
   readonly clock?: "real" | "instructions";
+  /** Told, in one line, why "auto" did not take an engine that is there. */
+  readonly onNotice?: (notice: string) => void;
 }
 
 /** Everything that a machine is, RAM included; pages of zeros are left out. */
@@ -81,10 +83,18 @@ const CRASH_LINES = 20;
  */
 export async function createVm(options: CreateVmOptions): Promise<Machine> {
   const ramBytes = whole("memoryMiB", options.memoryMiB ?? 512, MIN_MEMORY_MIB, MAX_MEMORY_MIB) * MIB;
-  const engine =
-    typeof options.engine === "object" ? options.engine : await selectEngine(options.engine ?? "auto");
-  const cpus = whole("cpus", options.cpus ?? 1, 1, Math.min(engine.maxVcpus, 255));
   const repeatable = options.clock === "instructions";
+  let notice: string | undefined;
+  const engine =
+    typeof options.engine === "object"
+      ? options.engine
+      : await selectEngine(options.engine ?? "auto", {
+          countsInstructions: repeatable,
+          onNotice: (text) => {
+            notice = text;
+          },
+        });
+  const cpus = whole("cpus", options.cpus ?? 1, 1, Math.min(engine.maxVcpus, 255));
 
   const map = pcMemoryMap(ramBytes, { reserved: [Mmio.PCI_ECAM] });
   const acpi = buildAcpi({
@@ -112,9 +122,14 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
   memory.addRam(Mmio.OPTION_ROM.base, lowBytes - Mmio.OPTION_ROM.base, "RAM");
   if (ramBytes > lowBytes) memory.addRam(HIGH_RAM_BASE, ramBytes - lowBytes, "RAM from 4 GiB");
 
-  const clock = repeatable ? new InstructionClock() : new RealClock();
+  const { tscHz } = engine;
+  const clock = repeatable
+    ? new InstructionClock()
+    : new RealClock({ ...(tscHz !== undefined && { tscHz }) });
+  const irqchip = engine.createIrqChip?.({ vcpus: cpus });
   const pc = new Pc(memory, clock, {
     cpus,
+    ...(irqchip && { irqchip }),
     onPowerOff: () => vm.powerOff(),
     onReset: () => vm.requestReset(),
   });
@@ -138,6 +153,8 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
     enterKernel(vm, plan);
   });
   machine.reboot();
+  // Said once there is a machine: of what was asked for in vain, the error is all that counts.
+  if (notice !== undefined) options.onNotice?.(notice);
   return machine;
 }
 

@@ -18,12 +18,14 @@ import {
 } from "@skep/chipset";
 import type { AddressSpace } from "@skep/memory";
 import { HostBridge, PciBus } from "@skep/pci";
-import type { Clock, VmPart } from "@skep/vcpu";
+import type { Clock, EngineIrqChip, VmPart } from "@skep/vcpu";
 import { Console } from "./console.ts";
 
 export interface PcOptions {
   /** Number of vCPUs, 1 to 255. */
   readonly cpus: number;
+  /** The engine's own interrupt controller, which answers its ports and addresses itself. Default: `@skep/chipset`'s. */
+  readonly irqchip?: EngineIrqChip;
   /** The guest turned the machine off by ACPI. */
   readonly onPowerOff: () => void;
   /** The guest asked for a reset at port 0xCF9. */
@@ -35,7 +37,7 @@ const HPET_INPUTS = [20, 21, 22, 23] as const;
 
 /** Chips and wires of a PC: what an operating system needs to find its feet, and a PCI bus for more. */
 export class Pc {
-  readonly irqchip: IrqChip;
+  readonly irqchip: EngineIrqChip;
   readonly hpet: Hpet;
   readonly pit: Pit8254;
   readonly port61: Port61;
@@ -54,7 +56,7 @@ export class Pc {
 
   /** @throws OverlapError where `memory` has something else at one of the chips' places. */
   constructor(memory: AddressSpace, clock: Clock, options: PcOptions) {
-    const irqchip = new IrqChip(clock, { vcpus: options.cpus });
+    const irqchip = options.irqchip ?? new IrqChip(clock, { vcpus: options.cpus });
     const line = (irq: number) => irqchip.isaLine(irq);
     this.irqchip = irqchip;
     // The HPET can take lines 0 and 8 over, so the 8254 and the RTC reach them through it.
@@ -75,11 +77,8 @@ export class Pc {
     this.console.attach(this.com1);
     this.channel.attach(this.com2);
 
-    const { master, slave, elcr } = irqchip.pic;
+    if (irqchip instanceof IrqChip) mapIrqChip(memory, irqchip);
     for (const [{ base, bytes }, device, name] of [
-      [Port.PIC_MASTER, master, "8259 master"],
-      [Port.PIC_SLAVE, slave, "8259 slave"],
-      [Port.ELCR, elcr, "8259 edge/level control"],
       [Port.PIT, this.pit, "8254"],
       [Port.SYSTEM_CONTROL_B, this.port61, "system control port B"],
       [Port.RTC, this.rtc, "RTC"],
@@ -93,7 +92,6 @@ export class Pc {
       memory.ports.add(base, bytes, device, name);
     }
     memory.addMmio(Mmio.PCI_ECAM.base, Mmio.PCI_ECAM.bytes, this.hostBridge.ecam, "PCI ECAM");
-    memory.addMmio(Mmio.IOAPIC.base, Mmio.IOAPIC.bytes, irqchip.ioapic, "I/O APIC");
     memory.addMmio(Mmio.HPET.base, Mmio.HPET.bytes, this.hpet, "HPET");
   }
 
@@ -102,4 +100,16 @@ export class Pc {
     const { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, pci, com1, com2 } = this;
     return { irqchip, hpet, pit, port61, rtc, acpi, resetControl, hostBridge, pci, com1, com2 };
   }
+}
+
+/** Gives the interrupt controllers of `@skep/chipset` their places. */
+function mapIrqChip(memory: AddressSpace, { pic, ioapic }: IrqChip): void {
+  for (const [{ base, bytes }, device, name] of [
+    [Port.PIC_MASTER, pic.master, "8259 master"],
+    [Port.PIC_SLAVE, pic.slave, "8259 slave"],
+    [Port.ELCR, pic.elcr, "8259 edge/level control"],
+  ] as const) {
+    memory.ports.add(base, bytes, device, name);
+  }
+  memory.addMmio(Mmio.IOAPIC.base, Mmio.IOAPIC.bytes, ioapic, "I/O APIC");
 }

@@ -1,4 +1,4 @@
-import { ExitReason, type VmExit } from "@skep/vcpu";
+import { type Engine, ExitReason, type VmExit } from "@skep/vcpu";
 import { FakeEngine } from "@skep/vcpu/testing";
 import { createVm, joinArchives, type Machine, VmOptionsError } from "skep";
 import { afterEach, describe, expect, it } from "vitest";
@@ -186,3 +186,64 @@ function split(message: string): [field: string, expected: string, actual: strin
 it("joins archives so that the second begins at a multiple of four", () => {
   expect([...joinArchives(Uint8Array.of(1), Uint8Array.of(2))]).toEqual([1, 0, 0, 0, 2]);
 });
+
+describe("engines by name", () => {
+  it("kvm: its own interrupt controllers, TSC and processor; saved and restored", async (test) => {
+    const { usable, evidence, isAbsent } = await (await loadKvm()).probe();
+    if (!usable && !evidence.includes("this KVM emulates")) test.skip(evidence);
+    expect(isAbsent).not.toBe(true);
+    const notices: string[] = [];
+    machine = await createVm({
+      kernel: tinyKernel(),
+      engine: "kvm",
+      memoryMiB: 32,
+      cpus: 2,
+      onNotice: (notice) => notices.push(notice),
+    });
+    // The figure is another one in each probe.
+    expect(notices.map((notice) => notice.replace(/runs .*? instructions/, ""))).toEqual(
+      usable ? [] : [evidence.replace(/runs .*? instructions/, "")],
+    );
+    expect(machine.engine.name).toBe("kvm");
+    // The kernel's chips answer there; nothing of ours may.
+    expect(machine.memory.ports.overlapping(0x20, 2)).toBeUndefined();
+    expect(machine.memory.overlapping(0xfec0_0000, 0x1000)).toBeUndefined();
+    expect(machine.vm.clock.tscHz).toBe(machine.engine.tscHz);
+    expect(machine.vm.cpuid.model.name).toBe("host");
+    const state = machine.save();
+    expect(state.vm.vcpus.map(({ activity }) => activity)).toEqual(["active", "wait-for-sipi"]);
+    machine.restore(structuredClone(state));
+    expect(machine.save().vm.vcpus).toEqual(state.vm.vcpus);
+    machine.reboot();
+    expect(machine.save().vm.vcpus[0]!.rip).toBe(state.vm.vcpus[0]!.rip);
+  });
+
+  it("auto: what runs guests at speed, and one line about a KVM that is there and does not", async () => {
+    const { usable, evidence, isAbsent } = await (await loadKvm()).probe();
+    const notices: string[] = [];
+    machine = await createVm({
+      kernel: tinyKernel(),
+      memoryMiB: 32,
+      onNotice: (notice) => notices.push(notice),
+    });
+    expect(machine.engine.name).toBe(usable ? "kvm" : "softvt");
+    expect(notices).toHaveLength(usable || isAbsent ? 0 : 1);
+    if (!usable && !isAbsent) expect(notices[0]).toContain(evidence.slice(0, evidence.indexOf("runs")));
+  });
+
+  it("auto with instruction-counted time is softvt, without a word", async () => {
+    const notices: string[] = [];
+    machine = await createVm({
+      kernel: tinyKernel(),
+      memoryMiB: 32,
+      clock: "instructions",
+      onNotice: (notice) => notices.push(notice),
+    });
+    expect([machine.engine.name, notices]).toEqual(["softvt", []]);
+  });
+});
+
+async function loadKvm(): Promise<Engine> {
+  const { createKvmEngine } = await import("@skep/vcpu/kvm");
+  return createKvmEngine();
+}

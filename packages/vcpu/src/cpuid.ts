@@ -43,6 +43,14 @@ const MAX_HYPERVISOR_LEAF = 0x4000_0010;
 const MAX_EXTENDED_LEAF = 0x8000_0008;
 
 const HYPERVISOR_SIGNATURE = "skepskepskep";
+/** Where a second hypervisor's leaves may begin: systems look every 0x100. */
+const SECOND_HYPERVISOR_LEAF = 0x4000_0100;
+const KVM_SIGNATURE = "KVMKVMKVM\0\0\0";
+/**
+ * What is offered of KVM's paravirtualization where the engine is KVM (Documentation/virt/kvm/x86/cpuid.rst): kvmclock
+ * by old and new MSRs, no delays after port writes, and that the clock is the same on all vCPUs.
+ */
+const KVM_FEATURES = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 24);
 
 /**
  * Flags that the run loop, the MSR model and the interrupt controller fulfil, not the engine: they are offered
@@ -63,6 +71,22 @@ const PLATFORM_FEATURES = [
 ] as const satisfies readonly CpuidFeatureName[];
 
 const OSXSAVE = 1 << 27;
+
+/** XSAVE components beyond x87 and SSE, by the flag that goes with them (SDM Vol. 1 sec. 13.1). */
+const XSAVE_COMPONENTS: readonly {
+  readonly feature: CpuidFeatureName;
+  readonly numbers: readonly number[];
+}[] = [
+  { feature: "avx", numbers: [2] },
+  { feature: "avx512f", numbers: [5, 6, 7] },
+  { feature: "pku", numbers: [9] },
+];
+/** x87, SSE and the header. */
+const XSAVE_LEGACY_BYTES = 576;
+/** More than any processor's area without AMX takes. */
+const MAX_XSAVE_BYTES = 0x1000;
+/** AVX's upper halves, which lie at one place on every processor. */
+const AVX_COMPONENT: CpuidResult = { eax: 256, ebx: 576, ecx: 0, edx: 0 };
 
 const EMPTY: Readonly<CpuidResult> = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
@@ -97,7 +121,7 @@ export class CpuidModel implements CpuidTable {
     const engineBits = supported.query(0, 0x8000_0008, 0).eax & 0xff;
     this.physicalBits = Math.min(this.model.physicalBits, engineBits === 0 ? 36 : engineBits);
     this.#buildBasicLeaves(supported, tscHz, apicHz);
-    this.#buildHypervisorLeaves(tscHz, apicHz);
+    this.#buildHypervisorLeaves(supported, tscHz, apicHz);
     this.#buildExtendedLeaves(supported);
   }
 
@@ -204,19 +228,24 @@ export class CpuidModel implements CpuidTable {
   /** Leaf 0xD is the engine's: it knows which state components it saves and where (SDM Vol. 1 ch. 13). */
   #buildXsave(supported: CpuidTable): void {
     if (!this.has("xsave")) return;
-    const avx = this.has("avx") ? 0x4 : 0;
-    const components = 0x3 | avx;
+    const wanted = XSAVE_COMPONENTS.filter(({ feature }) => this.has(feature));
+    const mask = wanted.reduce((bits, { numbers }) => numbers.reduce((all, n) => all | (1 << n), bits), 0x3);
     const engine = supported.query(0, 0xd, 0);
-    const size = avx === 0 ? 576 : 832;
-    const leaves: CpuidResult[] = [
-      { eax: (engine.eax & components) >>> 0 || components, ebx: size, ecx: size, edx: 0 },
-      { eax: this.#word(0xd, 1, "eax"), ebx: size, ecx: 0, edx: 0 },
-    ];
-    if (avx !== 0) leaves.push({ eax: 256, ebx: 576, ecx: 0, edx: 0 });
+    const components = (engine.eax & mask) >>> 0 || mask;
+    const leaves: CpuidResult[] = [];
+    let size = XSAVE_LEGACY_BYTES;
+    for (const number of wanted.flatMap(({ numbers }) => numbers)) {
+      const { eax: bytes, ebx: offset, ecx } = number === 2 ? AVX_COMPONENT : supported.query(0, 0xd, number);
+      if (bytes === 0 || offset + bytes > MAX_XSAVE_BYTES) continue;
+      leaves[number] = { eax: bytes, ebx: offset, ecx, edx: 0 };
+      size = Math.max(size, offset + bytes);
+    }
+    leaves[0] = { eax: components, ebx: size, ecx: size, edx: 0 };
+    leaves[1] = { eax: this.#word(0xd, 1, "eax"), ebx: size, ecx: 0, edx: 0 };
     this.#subleaves(0xd, leaves);
   }
 
-  #buildHypervisorLeaves(tscHz: number, apicHz: number): void {
+  #buildHypervisorLeaves(supported: CpuidTable, tscHz: number, apicHz: number): void {
     if (!this.has("hypervisor")) return;
     const signature = words(HYPERVISOR_SIGNATURE);
     this.#constant(0x4000_0000, {
@@ -228,6 +257,19 @@ export class CpuidModel implements CpuidTable {
     // TSC and APIC timer in kHz, as VMware defined it: FreeBSD and the EDK2 of some clouds look here first.
     const khz = (hz: number): number => Math.min(Math.round(hz / 1000), 0xffff_ffff);
     this.#constant(0x4000_0010, { ...EMPTY, eax: khz(tscHz), ebx: khz(apicHz) });
+    const engine = supported.query(0, 0x4000_0000, 0);
+    if (text([engine.ebx, engine.ecx, engine.edx]) !== KVM_SIGNATURE) return;
+    const kvm = words(KVM_SIGNATURE);
+    this.#constant(SECOND_HYPERVISOR_LEAF, {
+      eax: SECOND_HYPERVISOR_LEAF + 1,
+      ebx: kvm[0],
+      ecx: kvm[1],
+      edx: kvm[2],
+    });
+    this.#constant(SECOND_HYPERVISOR_LEAF + 1, {
+      ...EMPTY,
+      eax: (supported.query(0, 0x4000_0001, 0).eax & KVM_FEATURES) >>> 0,
+    });
   }
 
   #buildExtendedLeaves(supported: CpuidTable): void {

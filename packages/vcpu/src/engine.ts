@@ -1,5 +1,7 @@
 import type { AddressSpace } from "@skep/memory";
+import type { CpuidModelName } from "./cpuid-models.ts";
 import type { VmExit } from "./exit.ts";
+import type { EngineIrqChip, InterruptController } from "./irq.ts";
 import type { VcpuStateV1 } from "./state.ts";
 
 /** What an engine can do on this machine, for `skep doctor` and `engine: "auto"`. */
@@ -7,6 +9,8 @@ export interface EngineProbe {
   readonly usable: boolean;
   /** One line for a person: the evidence, and what to do where it is not usable. */
   readonly evidence: string;
+  /** There is nothing of the kind on this machine: no reason to mention it to somebody who did not ask. */
+  readonly isAbsent?: boolean;
 }
 
 export interface EngineVmOptions {
@@ -18,6 +22,11 @@ export interface EngineVmOptions {
   readonly tscHz: number;
   /** Feature bits that CPUID offers the guest: the engine raises #UD for what is not offered. */
   readonly cpuid: CpuidTable;
+  /**
+   * The interrupt controller in front of the vCPUs. One of the engine's own (`Engine.createIrqChip`) is attached to
+   * the VM, which then has `threads`; the run loop drives any other.
+   */
+  readonly interrupts?: InterruptController;
 }
 
 /** CPUID results the engine needs to know what the guest may use. */
@@ -37,6 +46,15 @@ export interface Engine {
   readonly arenaBytes: number;
   /** CPUID as this engine can back it: the most that a model may offer. */
   readonly supportedCpuid: CpuidTable;
+  /**
+   * The CPUID model unless the embedder chooses one; absent: the general default. A processor that speculates must not
+   * be shown as one that does not.
+   */
+  readonly cpuModel?: CpuidModelName;
+  /** Frequency in Hz at which a guest's TSC runs here, where it cannot be chosen. Absent: any frequency will do. */
+  readonly tscHz?: number;
+  /** Makes an interrupt controller for one VM, not attached yet. There where `hasIrqchip`. */
+  createIrqChip?(options: { readonly vcpus: number }): EngineIrqChip;
   probe(): Promise<EngineProbe>;
   /** @throws EngineUnavailableError where this machine cannot run it. */
   createVm(options: EngineVmOptions): Promise<EngineVm>;
@@ -47,7 +65,47 @@ export interface EngineVm {
   createVcpu(index: number): EngineVcpu;
   /** The address space's mappings changed: forget cached translations before any vCPU runs again. */
   invalidateMappings(): void;
+  /** There where the vCPUs run on threads of their own; `EngineVcpu.run()` is not called then. */
+  readonly threads?: VcpuThreads;
   close(): Promise<void>;
+}
+
+/**
+ * vCPUs on threads of their own, as the VM's thread sees them. Everything here is called on the VM's thread.
+ *
+ * ```text
+ *            enter(i)                 the guest exits, or kick(i)
+ *   stopped ----------> running ---------------------------------> stopped, exit(i) says why
+ * ```
+ *
+ * State is read and written, and `EngineVcpu`'s other methods are called, only while a vCPU is stopped.
+ */
+export interface VcpuThreads {
+  /** A run begins and time goes on: `nowNs` and `tsc` are the clock's. Called while every vCPU is stopped. */
+  start(nowNs: number, tsc: bigint): void;
+  /** The run is over: every vCPU is stopped, and nothing here keeps the process from ending. */
+  stop(): void;
+  /** Runs vCPU `index`, with the answer that was written into its last exit. */
+  enter(index: number): void;
+  /**
+   * Why vCPU `index` stopped; `undefined` while it runs. The same record until it is entered again.
+   *
+   * @throws what is no exit: the host's or the engine's failure.
+   */
+  exit(index: number): VmExit | undefined;
+  /**
+   * Brings vCPU `index` out of the guest; its exit is `ExternalInterrupt`, or what happened first. On a stopped one
+   * it ends the next run at its beginning, with the instruction of the last exit completed.
+   */
+  kick(index: number): void;
+  /** Whether the stopped vCPU `index` halts with interrupts off, or waits to be started by another. */
+  isStuck(index: number): boolean;
+  /** Waits a little without leaving this thread; true where a vCPU stopped meanwhile, or `ring()` was called. */
+  spin(): boolean;
+  /** Resolves once a vCPU has stopped since `spin()` or `wait()` last said so, `ring()` was called, or `ms` are over. */
+  wait(ms: number): Promise<void>;
+  /** Ends a `wait()`. */
+  ring(): void;
 }
 
 export interface VcpuRunOptions {

@@ -16,5 +16,6 @@ export * from "./run-loop.ts";
 export * from "./scheduler.ts";
 export * from "./state.ts";
 export { StateReader } from "./state-reader.ts";
+export { ThreadLoop } from "./thread-loop.ts";
 export { TimerQueue } from "./timer-queue.ts";
 export * from "./vm.ts";

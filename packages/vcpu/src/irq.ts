@@ -56,3 +56,21 @@ export interface InterruptController {
   /** Called once, before the first vCPU runs. */
   connect(signals: VcpuSignals): void;
 }
+
+/** An interrupt controller that an engine brings: what a machine is wired to. It answers its own ports and addresses. */
+export interface EngineIrqChip extends InterruptController, MsiTarget {
+  /**
+   * A line of global system interrupt `gsi`; each call gives a line of its own, the input is asserted while any is.
+   *
+   * @throws RangeError where there is no such input.
+   */
+  line(gsi: number): IrqLine;
+  /** A line of ISA IRQ `irq`, 0 to 15 but 2. @throws RangeError */
+  isaLine(irq: number): IrqLine;
+  /** RESET of every chip. The lines keep the level that their devices drive. */
+  reset(): void;
+  /** Plain versioned data. */
+  save(): unknown;
+  /** @throws StateError where `state` is not one of this controller's. */
+  restore(state: unknown): void;
+}

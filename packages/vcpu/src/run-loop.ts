@@ -26,6 +26,30 @@ export type RunLoopEnd =
   | { readonly kind: "halted" }
   | { readonly kind: "crash"; readonly error: GuestCrashError };
 
+/** What a `Vm` needs of a run loop, whichever threads its vCPUs run on. */
+export interface VcpuLoop extends VcpuSignals {
+  /** VM exits so far, by basic exit reason. */
+  readonly exitCounts: Float64Array;
+  /**
+   * Runs the vCPUs until `stop()` or until the guest ends. Time passes only meanwhile.
+   *
+   * Rejects with whatever a device or the engine threw; the vCPUs then stand between two instructions.
+   */
+  run(): Promise<RunLoopEnd>;
+  /** Makes `run()` return before the next VM entry; where it is not under way, the next `run()` at once. */
+  stop(): void;
+  /** RESET of all vCPUs. Not while `run()` is under way. */
+  reset(): void;
+  /** State of all vCPUs, with the signals taken in that were on their way. Not while `run()` is under way. */
+  save(): VcpuStateV1[];
+  /**
+   * Restores all vCPUs; `states` has one for each. Not while `run()` is under way.
+   *
+   * @throws StateError where one is not a valid state. vCPUs before it are restored already.
+   */
+  restore(states: readonly unknown[]): void;
+}
+
 /**
  * What an exit counts against a vCPU's slice, in instructions: about its cost, so that a guest which does
  * nothing but I/O does not keep its neighbours waiting.
@@ -70,8 +94,7 @@ class Slot {
  * vCPUs take turns in slices. Everything here and in the devices happens on one thread, so signals from the
  * interrupt controller (wake, NMI, INIT, SIPI) only mark the slot; they take effect at its next entry.
  */
-export class RunLoop implements VcpuSignals {
-  /** VM exits so far, by basic exit reason. */
+export class RunLoop implements VcpuLoop {
   readonly exitCounts = new Float64Array(64);
 
   readonly #slots: readonly Slot[];
@@ -106,11 +129,6 @@ export class RunLoop implements VcpuSignals {
     this.#parkApplicationProcessors();
   }
 
-  /**
-   * Runs the vCPUs until `stop()` or until the guest ends. Time passes only meanwhile.
-   *
-   * Rejects with whatever a device or the engine threw; the vCPUs then stand between two instructions.
-   */
   async run(): Promise<RunLoopEnd> {
     this.#end = undefined;
     this.#clock.resume();
@@ -133,7 +151,6 @@ export class RunLoop implements VcpuSignals {
     }
   }
 
-  /** Makes `run()` return before the next VM entry; where it is not under way, the next `run()` at once. */
   stop(): void {
     this.#stopRequested = true;
     this.kick();
@@ -172,7 +189,6 @@ export class RunLoop implements VcpuSignals {
     this.kick();
   }
 
-  /** RESET of all vCPUs. Not while `run()` is under way. */
   reset(): void {
     for (const slot of this.#slots) {
       slot.vcpu.reset("reset");
@@ -184,17 +200,11 @@ export class RunLoop implements VcpuSignals {
     this.#parkApplicationProcessors();
   }
 
-  /** State of all vCPUs, with the signals taken in that were on their way. Not while `run()` is under way. */
   save(): VcpuStateV1[] {
     for (const slot of this.#slots) this.#takeSignals(slot);
     return this.#slots.map((slot) => slot.vcpu.save());
   }
 
-  /**
-   * Restores all vCPUs; `states` has one for each. Not while `run()` is under way.
-   *
-   * @throws StateError where one is not a valid state. vCPUs before it are restored already.
-   */
   restore(states: readonly unknown[]): void {
     this.#slots.forEach((slot, i) => {
       slot.vcpu.restore(states[i]);

@@ -35,6 +35,11 @@ export interface FpuState {
   /** XMM0 to XMM15, 128 bits each. */
   xmm: bigint[];
   xcr0: bigint;
+  /**
+   * What the guest uses of XSAVE beyond x87 and SSE: each component's bytes as the standard format has them (SDM
+   * Vol. 1 sec. 13.4.3), by its number ("2" is AVX). Absent where there is nothing.
+   */
+  components?: Record<string, Uint8Array>;
 }
 
 /** Everything a vCPU is, in one shape on every engine (plain data; `bigint` for 64-bit registers). */

@@ -7,10 +7,11 @@ import { EngineUnsuitableError, type GuestCrashError, VmStateError } from "./err
 import type { ExitBuses } from "./exit-dispatch.ts";
 import type { InterruptController } from "./irq.ts";
 import { MsrModel, type MsrModelOptions, type MsrStateV1, type UnknownMsrAccess } from "./msr.ts";
-import { RunLoop, type RunLoopEnd, type RunLoopOptions } from "./run-loop.ts";
+import { RunLoop, type RunLoopEnd, type RunLoopOptions, type VcpuLoop } from "./run-loop.ts";
 import { HostScheduler, type Scheduler } from "./scheduler.ts";
 import type { VcpuStateV1 } from "./state.ts";
 import { StateReader } from "./state-reader.ts";
+import { ThreadLoop } from "./thread-loop.ts";
 import { checkInteger } from "./validate.ts";
 
 /**
@@ -37,11 +38,11 @@ export interface VmOptions extends RunLoopOptions {
   readonly engine: Engine;
   readonly memory: AddressSpace & ExitBuses;
   readonly clock: RunClock;
-  /** The interrupt controller in front of the vCPUs. */
+  /** The interrupt controller in front of the vCPUs; one from `Engine.createIrqChip` where the engine has its own. */
   readonly interrupts: InterruptController;
   /** Number of vCPUs. Default 1. */
   readonly vcpus?: number;
-  /** What CPUID offers. Default: model `x86-64-v2`. */
+  /** What CPUID offers. Default: the engine's model, else `x86-64-v2`. */
   readonly cpuid?: Omit<CpuidModelOptions, "vcpus" | "tscHz">;
   readonly msrs?: Pick<MsrModelOptions, "microcode">;
   /** Default: a `HostScheduler`. */
@@ -115,7 +116,7 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
   readonly vcpus: readonly EngineVcpu[];
 
   readonly #engineVm: EngineVm;
-  readonly #loop: RunLoop;
+  readonly #loop: VcpuLoop;
   readonly #parts = new Map<string, VmPart>();
   #state: VmState = "created";
   /** What a device or the embedder asked for; taken up when the loop stops. */
@@ -142,8 +143,14 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
       );
     }
     const { tscHz } = clock;
-    const cpuid = new CpuidModel(engine.supportedCpuid, { ...options.cpuid, vcpus, tscHz });
-    const engineVm = await engine.createVm({ memory, vcpus, tscHz, cpuid });
+    const model = options.cpuid?.model ?? engine.cpuModel;
+    const cpuid = new CpuidModel(engine.supportedCpuid, {
+      ...options.cpuid,
+      ...(model !== undefined && { model }),
+      vcpus,
+      tscHz,
+    });
+    const engineVm = await engine.createVm({ memory, vcpus, tscHz, cpuid, interrupts: options.interrupts });
     try {
       return new Vm(options, engineVm, cpuid);
     } catch (error) {
@@ -177,7 +184,10 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
       clock: options.clock,
       scheduler: options.scheduler ?? new HostScheduler(),
     };
-    this.#loop = new RunLoop(this.vcpus, parts, options);
+    const { threads } = engineVm;
+    this.#loop = threads
+      ? new ThreadLoop(this.vcpus, threads, parts, options)
+      : new RunLoop(this.vcpus, parts, options);
     options.interrupts.connect(this.#loop);
   }
 

@@ -204,3 +204,44 @@ describe("CpuidModel", () => {
     expect(model.physicalBits).toBe(48);
   });
 });
+
+describe("on KVM", () => {
+  const ones = 0xffff_ffff;
+  /** As KVM_GET_SUPPORTED_CPUID has it: KVM's leaves from 0x40000000, AVX-512's components where Intel has them. */
+  const kvm: CpuidTable = {
+    query: (_index, leaf, subleaf) => {
+      if (leaf === 0x4000_0000) return { eax: 0x4000_0001, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x4d };
+      if (leaf === 0x4000_0001) return { eax: ones, ebx: 0, ecx: 0, edx: 0 };
+      if (leaf !== 0xd) return everyFeature().query(0, leaf, subleaf);
+      const [eax, ebx] = [
+        [0xe7, 2688],
+        [0xf, 0],
+        [256, 576],
+        [0, 0],
+        [0, 0],
+        [64, 1088],
+        [512, 1152],
+        [1024, 1664],
+      ][subleaf] ?? [0, 0];
+      return { eax: eax!, ebx: ebx!, ecx: 0, edx: 0 };
+    },
+  };
+
+  it("kvmclock is offered at 0x40000100, below the hypervisor's own leaves", () => {
+    const cpuid = new CpuidModel(kvm, { vcpus: 1, tscHz });
+    const { eax, ebx, ecx, edx } = cpuid.query(0, 0x4000_0100, 0);
+    expect([eax, chars(ebx, ecx, edx)]).toEqual([0x4000_0101, "KVMKVMKVM\0\0\0"]);
+    // Clock by old and new MSRs, no I/O delay, stable clock (Documentation/virt/kvm/x86/cpuid.rst).
+    expect(cpuid.query(0, 0x4000_0101, 0)).toEqual({ eax: 0x0100_000b, ebx: 0, ecx: 0, edx: 0 });
+    expect(new CpuidModel(everyFeature(), { vcpus: 1, tscHz }).query(0, 0x4000_0100, 0).eax).toBe(0);
+  });
+
+  it("leaf 0xD describes the components whose flags are offered, where the processor has them", () => {
+    const host = new CpuidModel(kvm, { model: "host", vcpus: 1, tscHz });
+    expect(host.query(0, 0xd, 0)).toMatchObject({ eax: 0xe7, ebx: 2688, ecx: 2688 });
+    expect(host.query(0, 0xd, 7)).toMatchObject({ eax: 1024, ebx: 1664 });
+    const without = new CpuidModel(kvm, { model: "host", remove: ["avx512f"], vcpus: 1, tscHz });
+    expect(without.query(0, 0xd, 0)).toMatchObject({ eax: 7, ebx: 832, ecx: 832 });
+    expect(without.query(0, 0xd, 7)).toMatchObject({ eax: 0, ebx: 0 });
+  });
+});

@@ -1,4 +1,5 @@
-import { ENGINE_NAMES, type EngineName, selectEngine } from "../engines.ts";
+import { createSoftvtEngine } from "@skep/softvt";
+import { ENGINE_NAMES, type EngineName } from "../engines.ts";
 import type { Arguments } from "./usage.ts";
 
 /** Options that every command which runs a guest has, for `node:util`'s parseArgs. */
@@ -14,7 +15,7 @@ export const GUEST_OPTIONS = {
 } as const;
 
 /** Their lines in a command's help. */
-export const GUEST_OPTIONS_HELP = `  --engine NAME   softvt, kvm or auto (default auto: the first that this machine can use)
+export const GUEST_OPTIONS_HELP = `  --engine NAME   softvt, kvm or auto (default auto: kvm where it runs guests at speed, else softvt)
   --kernel FILE   bzImage or ELF kernel
   --initrd FILE   initial RAM disk
   --append TEXT   kernel command line
@@ -34,13 +35,14 @@ export interface GuestOptions {
 }
 
 /**
- * Begins to load the engine that the options name: it unpacks and compiles on threads of its own while the guest's
- * files are read. Where there is none, that is said when it is wanted.
+ * Begins to load softvt, unless another engine is asked for by name: it unpacks and compiles on threads of its own
+ * while the guest's files are read.
  *
- * @throws UsageError where no engine has that name.
+ * @throws UsageError where no engine has the name.
  */
-export function startEngine(args: Arguments): void {
-  selectEngine(args.choice("engine", ENGINE_NAMES, "auto")).catch(() => {});
+export function startSoftvt(args: Arguments): void {
+  // A probe never fails; where there is no engine, that is said when it is wanted.
+  if (args.choice("engine", ENGINE_NAMES, "auto") !== "kvm") void createSoftvtEngine().probe();
 }
 
 /** @throws UsageError for the first option that cannot be used. */
@@ -54,4 +56,9 @@ export function readGuestOptions(args: Arguments): GuestOptions {
     kernel: args.file("kernel"),
     initrd: args.file("initrd"),
   };
+}
+
+/** One line on stderr; what the guest says is on stdout. */
+export function printNotice(notice: string): void {
+  process.stderr.write(`skep: ${notice}\n`);
 }

@@ -209,6 +209,10 @@ export const Cpu = {
   REGION_UOP: take(4),
   /** i32: 1 once code of a compiled region was overwritten since a region was entered. */
   REGION_STALE: take(4),
+  /** i32: regions that wait for a call of theirs to come back. */
+  REGION_DEPTH: take(4),
+  /** i32: number of the handler `region`. */
+  REGION_HANDLER: take(4),
   /** i64: guest-physical address of the last translation that is not RAM. */
   MISS_GPA: take(8),
   /** i64: values kept for MSRs and the like by their owners. */

@@ -1,4 +1,5 @@
 import { type Builder, fn, hostFn, type I32, type I64 } from "../ir/builder.ts";
+import type { Fn } from "../ir/ir.ts";
 import { Cpu, HASH, HASH_ENTRIES, Mode, Seg, TLB_ENTRIES, TlbEntry } from "./layout.ts";
 import { Access } from "./memory.ts";
 import { fill } from "./paging.ts";
@@ -73,6 +74,84 @@ export const lookupSlow = fn("lookupSlow", ["i64"], "i32", (f, target) => {
     set32(f, Cpu.LINK, 0);
   });
   f.return(uop.get());
+});
+
+/**
+ * The micro-op for `rip` by TLB and hash alone: where both have it, its page becomes the current one and `found` is
+ * emitted, which must not fall through.
+ */
+export function quickLookup(f: Builder, rip: I64, found: (uop: I32) => void): void {
+  const mode = get32(f, Cpu.MODE);
+  const linear = f.let(mode.and(2).select(rip, rip.and(LOW32)));
+  const entry = f.let(
+    get32(f, Cpu.TLB).add(
+      linear
+        .shrU(7)
+        .wrap()
+        .and((TLB_ENTRIES - 1) << 5),
+    ),
+  );
+  const flat = mode.and(2 | Mode.FLAT).ne(0);
+  f.block((miss) => {
+    f.if(f.load("i64.load", entry, TlbEntry.EXECUTE).ne(linear.and(~0xfffn)).or(flat.eqz()), () =>
+      f.break(miss),
+    );
+    const host = f.let(linear.wrap().add(f.load("i32.load", entry, TlbEntry.ADDEND)));
+    const slot = f.let(hashEntry(host));
+    const hit = f
+      .load("i32.load", slot, HASH)
+      .eq(host)
+      .and(f.load("i32.load", slot, HASH + 4).eq(mode.or(0x100)));
+    f.if(hit.eqz(), () => f.break(miss));
+    const uop = f.load("i32.load", slot, HASH + 8);
+    set64(f, Cpu.RIP_BASE, linear.and(~0xfffn));
+    found(uop);
+  });
+}
+
+/** Calls the region that the `region` micro-op at `uop` stands for: (budget left, uop) → budget left. */
+export const callRegion: Fn = {
+  name: "callRegion",
+  params: ["i32", "i32"],
+  result: "i32",
+  body: undefined,
+};
+
+/** Guest calls between regions that are calls of their functions, too. Each may take some KB of the host's stack. */
+const MAX_REGION_DEPTH = 64;
+
+/**
+ * A call out of a region: runs regions from `target` on until control comes to `expected`, behind the call, or to what
+ * is no region. The budget left; the caller looks whether RIP is `expected` and nothing else is up, and returns
+ * the same way if not: state is then as it is when a region is left.
+ */
+export const enterRegion = fn("enterRegion", ["i32", "i64", "i64"], "i32", (f, budget, target, expected) => {
+  const left = f.variable("i32", budget);
+  const rip = f.variable("i64", target);
+  const depth = get32(f, Cpu.REGION_DEPTH);
+  f.block((done) => {
+    f.unlikely(depth.geU(MAX_REGION_DEPTH), () => f.break(done));
+    set32(f, Cpu.REGION_DEPTH, depth.add(1));
+    f.loop((next) => {
+      quickLookup(f, rip.get(), (uop) => {
+        f.unlikely(f.load("i32.load16_u", uop).ne(get32(f, Cpu.REGION_HANDLER)), () => f.break(next));
+        left.set(f.call<I32>(callRegion, left.get(), uop));
+        const isUp = get32(f, Cpu.EVENT).or(get32(f, Cpu.REGION_UOP)).or(get32(f, Cpu.REGION_STALE));
+        rip.set(get64(f, Cpu.RIP));
+        const isBack = rip.get().eq(expected).or(left.get().ltS(0));
+        f.if(isUp.or(isBack), () => {
+          set32(f, Cpu.REGION_DEPTH, depth);
+          f.return(left.get());
+        });
+        f.continue(next);
+      });
+      f.break(next);
+    });
+    set32(f, Cpu.REGION_DEPTH, depth);
+  });
+  set64(f, Cpu.RIP, rip.get());
+  set32(f, Cpu.REGION_UOP, 0);
+  f.return(left.get());
 });
 
 /** Arena address of the code at `rip` if the TLB has it and its segment needs no look, else 0. */

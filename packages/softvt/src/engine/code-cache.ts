@@ -117,12 +117,12 @@ export class CodeCache {
     return this.#i32[slot] === host && this.#i32[slot + 1] === (mode | 0x100);
   }
 
-  /** A copy of the micro-op at `uop`, or 0 where there is no room for it. It lasts until the next flush. */
-  copyUop(uop: number): number {
+  /** Puts a micro-op's 16 bytes into the arena; its address, or 0 where there is no room. It lasts until the next flush. */
+  addUop(bytes: DataView): number {
     if (this.#next + UOP_BYTES > this.#end) return 0;
     const at = this.#next;
     this.#next += UOP_BYTES;
-    this.#bytes.copyWithin(at, uop, uop + UOP_BYTES);
+    this.#bytes.set(new Uint8Array(bytes.buffer, bytes.byteOffset, UOP_BYTES), at);
     return at;
   }
 

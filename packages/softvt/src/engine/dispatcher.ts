@@ -1,7 +1,7 @@
 import { afterStep, instructionBreakpoint } from "../cpu/debug.ts";
 import { deliverEvent } from "../cpu/interrupts.ts";
-import { Cpu, Event, HASH, Mode, TLB_ENTRIES, TlbEntry } from "../cpu/layout.ts";
-import { hashEntry, lookupSlow } from "../cpu/lookup.ts";
+import { Cpu, Event, Mode, TLB_ENTRIES, TlbEntry } from "../cpu/layout.ts";
+import { lookupSlow, quickLookup } from "../cpu/lookup.ts";
 import { Slot } from "../cpu/slots.ts";
 import { get32, get64, RFLAGS, set32, set64, Vector } from "../cpu/state.ts";
 import { Builder, hostFn, type I32, type I64, wrap } from "../ir/builder.ts";
@@ -207,31 +207,8 @@ export function slowPart(): { stmts: Stmt[]; temps: number } {
 }
 
 /** The micro-op for `rip` by TLB and hash, made the current one where both have it: then `found` ends the part. */
-function quickLookup(d: Dispatcher, rip: I64, found: (uop: I32) => void): void {
-  const mode = get32(d, Cpu.MODE);
-  const linear = d.let(mode.and(2).select(rip, rip.and(0xffff_ffffn)));
-  const entry = d.let(
-    get32(d, Cpu.TLB).add(
-      linear
-        .shrU(7)
-        .wrap()
-        .and((TLB_ENTRIES - 1) << 5),
-    ),
-  );
-  const flat = mode.and(2 | Mode.FLAT).ne(0);
-  d.block((miss) => {
-    d.if(d.load("i64.load", entry, TlbEntry.EXECUTE).ne(linear.and(~0xfffn)).or(flat.eqz()), () =>
-      d.break(miss),
-    );
-    const host = d.let(linear.wrap().add(d.load("i32.load", entry, TlbEntry.ADDEND)));
-    const slot = d.let(hashEntry(host));
-    const hit = d
-      .load("i32.load", slot, HASH)
-      .eq(host)
-      .and(d.load("i32.load", slot, HASH + 4).eq(mode.or(0x100)));
-    d.if(hit.eqz(), () => d.break(miss));
-    const uop = d.load("i32.load", slot, HASH + 8);
-    set64(d, Cpu.RIP_BASE, linear.and(~0xfffn));
+function findUop(d: Dispatcher, rip: I64, found: (uop: I32) => void): void {
+  quickLookup(d, rip, (uop) => {
     const link = get32(d, Cpu.LINK);
     d.if(link, () => {
       d.store("i32.store", link, uop);
@@ -261,7 +238,7 @@ export function afterRegionPart(regionHandler: number): { stmts: Stmt[]; temps: 
   });
   d.set(Local.RIP, get64(d, Cpu.RIP));
   d.unlikely(d.get32(Local.LEFT).ltS(0), () => d.to("lookup"));
-  quickLookup(d, d.rip, (uop) => {
+  findUop(d, d.rip, (uop) => {
     d.if(d.load("i32.load16_u", uop).eq(regionHandler), () => d.to("region"));
     d.to("dispatch");
   });
@@ -279,7 +256,7 @@ export function lookupPart(): { stmts: Stmt[]; temps: number } {
     set32(d, Cpu.EVENT, Event.BUDGET);
     d.to("slow");
   });
-  quickLookup(d, rip, () => d.to("dispatch"));
+  findUop(d, rip, () => d.to("dispatch"));
   const uop = d.call<I32>(lookupSlow, rip);
   d.set(Local.UOP, uop);
   d.set(Local.LIMIT, uop.add(left));

@@ -1,6 +1,6 @@
 import "../isa/index.ts";
 import { arithmeticFlags, writeFlags } from "../cpu/flags.ts";
-import { codeAddress } from "../cpu/lookup.ts";
+import { codeAddress, enterRegion } from "../cpu/lookup.ts";
 import { updateMode } from "../cpu/mode.ts";
 import { dropWriteTags, flushNtlb, flushTlb } from "../cpu/paging.ts";
 import { updateSse } from "../cpu/sse-state.ts";
@@ -9,7 +9,17 @@ import { packTable } from "../isa/table.ts";
 import { generateModule } from "./interpreter.ts";
 import { LAYOUT_SECTION, layoutFingerprint, TABLE_SECTION } from "./sections.ts";
 
-const EXPORTED = [updateSse, flushTlb, flushNtlb, dropWriteTags, updateMode, arithmeticFlags, writeFlags, codeAddress];
+const EXPORTED = [
+  updateSse,
+  flushTlb,
+  flushNtlb,
+  dropWriteTags,
+  updateMode,
+  arithmeticFlags,
+  writeFlags,
+  codeAddress,
+  enterRegion,
+];
 
 /** The engine's module, generated from the descriptions, with the table that decodes for it inside. */
 export function generateEngine(): Uint8Array<ArrayBuffer> {

@@ -1,4 +1,5 @@
 import { Cpu, Event } from "../cpu/layout.ts";
+import { callRegion } from "../cpu/lookup.ts";
 import { UOP_FIELDS } from "../cpu/uop.ts";
 import { hostFunctions } from "../ir/builder.ts";
 import { type EmitTarget, emit, LocalPool } from "../ir/emit.ts";
@@ -53,6 +54,8 @@ export function generateModule(
   const callHandler = module.declare({ params: ["i32", "i32"], results: ["i32"] }, CALL_HANDLER);
   module.exportFunction(CALL_HANDLER, callHandler);
   emitCallHandler(module, callHandler, handlers.hotCount);
+  indices.set(callRegion, module.declare({ params: ["i32", "i32"], results: ["i32"] }, callRegion.name));
+  emitCallRegion(module, indices.get(callRegion)!);
   for (const fn of exported) module.exportFunction(fn.name, functionIndex(fn));
 
   emitRun(module, run, handlers, functionIndex);
@@ -198,6 +201,30 @@ function emitCallHandler(module: ModuleBuilder, index: number, hotCount: number)
   out.raw([SUB, 0x11]);
   out.u32(module.typeIndex({ params: ["i32"], results: ["i32"] }));
   out.u8(0x00);
+  module.define(index, [], out.view());
+}
+
+/** Pushes the entry's number and the place in the table that a `region` micro-op holds, and calls. */
+function callBy(out: ByteWriter, uopLocal: number, type: number): void {
+  const word = (): void => {
+    out.raw([0x20, uopLocal, 0x28, 0x00]);
+    out.u32(REGION_WORD_OFFSET);
+    out.u8(0x41);
+  };
+  word();
+  out.s32((1 << REGION_ENTRY_BITS) - 1);
+  out.u8(AND);
+  word();
+  out.s32(REGION_ENTRY_BITS);
+  out.raw([SHR_U, 0x11]);
+  out.u32(type);
+  out.u8(0x01);
+}
+
+function emitCallRegion(module: ModuleBuilder, index: number): void {
+  const out = new ByteWriter();
+  out.raw([0x20, 0x00]);
+  callBy(out, 1, module.typeIndex(REGION_SIGNATURE));
   module.define(index, [], out.view());
 }
 
@@ -415,20 +442,16 @@ function endCase(
       code.out.raw([0x03, 0x40]);
       code.storeCpu(Cpu.REGION_STALE, () => code.i32(0));
       code.get(Local.LEFT);
-      code.get(Local.UOP);
-      code.loadI32(REGION_WORD_OFFSET);
-      code.i32((1 << REGION_ENTRY_BITS) - 1);
-      code.op(AND);
-      code.get(Local.UOP);
-      code.loadI32(REGION_WORD_OFFSET);
-      code.i32(REGION_ENTRY_BITS);
-      code.op(SHR_U);
-      code.out.u8(0x11);
-      code.out.u32(region.type);
-      code.out.u8(0x01);
+      callBy(code.out, Local.UOP, region.type);
       code.set(Local.LEFT);
       const after = afterRegionPart(region.handler);
-      const depths = { region: 0, dispatch: 1 + DISPATCH, lookup: 1 + LOOKUP, slow: 1 + SLOW, exit: 1 + SLOW + 1 };
+      const depths = {
+        region: 0,
+        dispatch: 1 + DISPATCH,
+        lookup: 1 + LOOKUP,
+        slow: 1 + SLOW,
+        exit: 1 + SLOW + 1,
+      };
       const parts = code.target((how, depth) => {
         if (how.kind !== "part") throw new Error(`the dispatcher cannot end by ${how.kind}`);
         code.br(depth + depths[how.part] + (how.part === "region" ? 0 : base));

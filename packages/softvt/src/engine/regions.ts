@@ -87,7 +87,6 @@ interface Prepared {
 interface Replaced {
   readonly handler: number;
   readonly word: number;
-  readonly copy: number;
 }
 
 /**
@@ -236,18 +235,20 @@ export class Regions implements CodeCacheObserver {
     replaces: Region | undefined,
   ): Prepared | undefined {
     const compiler = this.#compiler!;
-    const reader = this.#reader(mode, pageAt, replaces);
+    const reader = this.#reader(mode, pageAt);
     const graph = compiler.buildGraph(reader, compiler.allHandlers(), this.#special, seeds);
     const starts = graph.blocks.filter((block) => block.isEntry);
     if (starts.length === 0 || starts.length > MAX_ENTRIES) return undefined;
-    const entries: ({ uop: number } & Replaced)[] = [];
-    for (const { ops } of starts) {
+    const entries = starts.map(({ ops }): { uop: number } & Replaced => {
       const { uop } = ops[0] as Block["ops"][number];
-      if (!this.#replaced.has(uop.address)) uop.copy = this.#cache.copyUop(uop.address);
-      if (uop.copy === 0) return undefined;
-      const word = uop.bytes.getInt32(REGION_WORD_OFFSET, true);
-      entries.push({ uop: uop.address, handler: uop.handler, word, copy: uop.copy });
-    }
+      return { uop: uop.address, handler: uop.handler, word: uop.bytes.getInt32(REGION_WORD_OFFSET, true) };
+    });
+    for (const { ops } of graph.blocks)
+      for (const { handler, uop } of ops) {
+        if (!compiler.isCalled(handler)) continue;
+        uop.copy = this.#cache.addUop(uop.bytes);
+        if (uop.copy === 0) return undefined;
+      }
     const uops = new Set(graph.blocks.flatMap(({ ops }) => ops.map(({ uop }) => uop.address)));
     const pages = new Map([...graph.pages].map(([offset, address]) => [address >>> 12, offset]));
     const region: Region = { pages, seeds, replaces, uops, entries, slot: -1, isDead: false };
@@ -262,8 +263,8 @@ export class Regions implements CodeCacheObserver {
     return { source: { name, mode, graph }, region };
   }
 
-  /** Code without what other regions hold: they go on where this one ends. */
-  #reader(mode: number, pageAt: CodePlace["pageAt"], replaces: Region | undefined): CodeReader {
+  /** Decoded code around a place as it was before regions put their entries in it. */
+  #reader(mode: number, pageAt: CodePlace["pageAt"]): CodeReader {
     const pages = new Map<number, number>();
     const pageAddress = (page: number): number => {
       let address = pages.get(page);
@@ -285,17 +286,14 @@ export class Regions implements CodeCacheObserver {
         view.setUint16(0, replaced.handler, true);
         view.setInt32(REGION_WORD_OFFSET, replaced.word, true);
       }
-      return { address, handler: view.getUint16(0, true), copy: replaced?.copy ?? address, bytes: view };
+      return { address, handler: view.getUint16(0, true), copy: 0, bytes: view };
     };
     return {
       uop,
       uopAt: (pos) => {
         const host = addressOf(pos);
         const address = host === 0 ? 0 : this.#cache.find(host, mode);
-        if (address === 0) return undefined;
-        const isTaken =
-          this.#replaced.has(address) && !replaces?.entries.some((entry) => entry.uop === address);
-        return isTaken ? undefined : uop(address);
+        return address === 0 ? undefined : uop(address);
       },
       isLookedUp: (pos) => {
         const host = addressOf(pos);
@@ -316,10 +314,10 @@ export class Regions implements CodeCacheObserver {
         while (table.length <= region.slot) table.grow(Math.max(64, table.length));
         table.set(region.slot, exports[i]![this.#compiler!.regionName(index)]);
       });
-      region.entries.forEach(({ uop, handler, word, copy }, entry) => {
+      region.entries.forEach(({ uop, handler, word }, entry) => {
         // Two regions compiled at the same time may have an entry in common: it stays the first one's.
         if (this.#replaced.has(uop)) return;
-        this.#replaced.set(uop, { handler, word, copy });
+        this.#replaced.set(uop, { handler, word });
         this.#view.setUint16(uop, this.#special.region, true);
         this.#view.setInt32(uop + REGION_WORD_OFFSET, entry | (region.slot << REGION_ENTRY_BITS), true);
       });

@@ -12,8 +12,8 @@ import { ARENA_BYTES, Cpu, MAX_VCPUS, Mode, UOPS_BYTES, VCPU_BYTES, VCPUS } from
 import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
 import { CodeCache } from "./code-cache.ts";
 import { FEATURES } from "./features.ts";
-import { type CodePlace, Regions, type RegionStats } from "./regions.ts";
 import { type EngineCode, type EngineExports, loadEngine } from "./module.ts";
+import { type CodePlace, type RegionStats, Regions } from "./regions.ts";
 import { type AllowedBits, SoftVcpu } from "./vcpu.ts";
 import { CpuView } from "./vcpu-state.ts";
 
@@ -77,7 +77,12 @@ class SoftVm implements EngineVm {
   readonly #instances: EngineExports[] = [];
   readonly #allowed: AllowedBits;
 
-  constructor(options: EngineVmOptions, code: EngineCode, tuning: Tuning, compiler: RegionCompiler | undefined) {
+  constructor(
+    options: EngineVmOptions,
+    code: EngineCode,
+    tuning: Tuning,
+    compiler: RegionCompiler | undefined,
+  ) {
     this.#options = options;
     this.#code = code;
     const { memory } = options;
@@ -158,6 +163,7 @@ class SoftVm implements EngineVm {
     const exports = instance.exports as unknown as EngineExports;
     this.#instances.push(exports);
     const cpu = new CpuView(arena.memory.buffer, base);
+    cpu.set32(Cpu.REGION_HANDLER, this.#code.table.special.region);
     cpu.set32(Cpu.PAGE_FLAGS, arena.flagsOffset);
     cpu.set32(Cpu.EPT, this.#options.memory.ept.pointer & ~0xfff);
     this.#regions.addHost({
@@ -201,14 +207,14 @@ export interface SoftvtOptions {
   readonly decodedBytes?: number;
   /**
    * How often a slice must end in a page's code before that is compiled to WebAssembly of its own: 0 compiles
-   * everything before it first runs, which finds errors in that and costs speed, `Infinity` nothing. Default 4.
+   * everything before it first runs, which finds errors in that and costs speed, `Infinity` nothing. Default 32.
    */
   readonly compileAfter?: number;
 }
 
 type Tuning = Required<SoftvtOptions>;
 type RegionCompiler = typeof import("../region/index.ts");
-const DEFAULT_COMPILE_AFTER = 4;
+const DEFAULT_COMPILE_AFTER = 32;
 
 const MIN_DECODED_BYTES = 4096;
 

@@ -61,13 +61,7 @@ export class SoftVcpu implements EngineVcpu {
   readonly #plain: { reason: VmExit["reason"] } = { reason: ExitReason.Hlt };
 
   /** `sample`: called where a slice's budget ended. */
-  constructor(
-    index: number,
-    cpu: CpuView,
-    exports: EngineExports,
-    allowed: AllowedBits,
-    sample: () => void,
-  ) {
+  constructor(index: number, cpu: CpuView, exports: EngineExports, allowed: AllowedBits, sample: () => void) {
     this.index = index;
     this.#sample = sample;
     this.cpu = cpu;

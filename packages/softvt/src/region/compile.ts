@@ -10,6 +10,7 @@ import {
   EXIT_EDGE,
   FIRST_BLOCK_EDGE,
   LEAVE_EDGE,
+  RETURN_EDGE,
   RegionFacts,
   specializeBlock,
 } from "./specialize.ts";
@@ -220,6 +221,10 @@ class RegionCompiler {
 
   /** Takes an edge of the block at `site` from within `depth` labels. */
   #edge(site: number, edge: number, depth: number): void {
+    if (edge === RETURN_EDGE) {
+      this.#out.raw([0x20, Reg.LEFT, 0x0f]);
+      return;
+    }
     if (edge === EXIT_EDGE || edge === LEAVE_EDGE) {
       this.#branch(0, depth);
       return;

@@ -103,7 +103,8 @@ export class ControlFlow {
       const members = new Set(loop);
       const headers = new Set<number>();
       for (let from = 0; from < this.sites.length; from++)
-        if (!members.has(from)) for (const { site } of this.steps(from)) if (members.has(site)) headers.add(site);
+        if (!members.has(from))
+          for (const { site } of this.steps(from)) if (members.has(site)) headers.add(site);
       if (headers.size > 1) {
         const targets = [...headers];
         const dispatch = this.#addDispatch(targets, false);

@@ -154,6 +154,14 @@ function effectsInside(stmts: readonly Stmt[]): Effects {
     for (const stmt of list) {
       if (stmt.s === "load") touch(stmt.address, stmt.offset, false);
       else if (stmt.s === "store") touch(stmt.address, stmt.offset, true);
+      else if (stmt.s === "call")
+        for (const arg of stmt.args) {
+          // What it is handed it may read and write.
+          touch(arg, 0, false);
+          touch(arg, 0, true);
+          if (mayHideAddress(arg, temps))
+            Object.assign(effects, ANY_EFFECTS, { writesCode: effects.writesCode });
+        }
       else if (stmt.s === "copy") {
         touch(stmt.to, 0, true);
         touch(stmt.from, 0, false);

@@ -4,7 +4,7 @@ import type { Handler } from "../isa/handlers.ts";
 import { blockOffset, type Effects, effectsOf, effectsOfBody, passesBlock } from "./effects.ts";
 import { FIRST_INDEXED, placeAt } from "./layout.ts";
 
-/** A handler with more statements than this is called, or left to the interpreter, if it can be. */
+/** A handler with more statements than this is called, if it can be. */
 const MAX_INLINE = 60;
 
 /** What is known of a description without its micro-op. */
@@ -75,14 +75,3 @@ export function factsOfHandler(handler: Handler): Facts {
 export function isCalled(handler: Handler): boolean {
   return !handler.hot && factsOfHandler(handler).size > MAX_INLINE;
 }
-
-/**
- * Whether a region has no code for the handler and leaves for the interpreter to execute it: it is large, and what it
- * might change would have to be written back and read again.
- */
-export function isLeft(handler: Handler): boolean {
-  if (!isCalled(handler)) return false;
-  const { effects } = factsOfHandler(handler);
-  return effects.writesGprs || effects.writesFlags || effects.writesTlb;
-}
-

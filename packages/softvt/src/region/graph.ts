@@ -1,5 +1,6 @@
 import type { Handler } from "../isa/handlers.ts";
-import { factsOfHandler, isLeft } from "./facts.ts";
+import type { DecodeTable } from "../isa/table.ts";
+import { factsOfHandler } from "./facts.ts";
 
 const PAGE_BYTES = 4096;
 
@@ -8,7 +9,7 @@ export interface Uop {
   /** Where it is in the arena. */
   readonly address: number;
   readonly handler: number;
-  /** Address of a copy that nothing overwrites, for functions that are handed the micro-op. */
+  /** Address of its bytes for handlers that are called for it: a copy, as regions put entries in its place. */
   copy: number;
   /** Its 16 bytes. */
   readonly bytes: DataView;
@@ -86,7 +87,7 @@ const MAX_LENGTH = 15;
 export function buildGraph(
   reader: CodeReader,
   handlers: readonly Handler[],
-  special: { readonly pageEnd: number; readonly stale: number; readonly straddle: number },
+  special: DecodeTable["special"],
   seeds: Iterable<number>,
 ): RegionGraph {
   const ops = new Map<number, Op>();
@@ -103,6 +104,14 @@ export function buildGraph(
   for (const seed of seeds) lead(seed, true);
   let statements = 0;
 
+  /** Whether the interpreter, come to the micro-op at `address`, looks up what follows. */
+  const isLookedUpNext = (address: number): boolean => {
+    const { handler, bytes } = reader.uop(address);
+    // A way to code that was decoded before leads to where that was, also when it was decoded anew elsewhere.
+    if (handler === special.goto) return isLookedUpNext(bytes.getInt32(12, true) >>> 0);
+    return handler === special.pageEnd || handler === special.stale;
+  };
+
   const read = (pos: number): Op | undefined => {
     const uop = reader.uopAt(pos);
     const handler = uop && handlers[uop.handler];
@@ -111,12 +120,6 @@ export function buildGraph(
       for (let next = (pos | (PAGE_BYTES - 1)) + 2; next < pos + MAX_LENGTH; next++)
         if (reader.isLookedUp(next) && reader.uopAt(next) !== undefined) lead(next, true);
     if (uop === undefined || handler?.variant === undefined) return undefined;
-    if (isLeft(handler)) {
-      // The interpreter executes it and comes back.
-      const next = pos + (uop.bytes.getUint16(2, true) >> 12);
-      if (reader.uopAt(next) !== undefined) lead(next, true);
-      return undefined;
-    }
     const { spec, opsize } = handler.variant;
     const isFused = handler.fused !== undefined;
     // A fused compare holds neither the branch's target nor its length: they are in the micro-op behind it.
@@ -128,7 +131,6 @@ export function buildGraph(
     const displacement = branch.bytes.getInt32(8, true);
     const isKnown = hasTarget && (isFused || opsize !== 16);
     const ends = spec.ends === true && !isFused;
-    const follower = ends ? undefined : reader.uop(branch.address + 16).handler;
     return {
       uop,
       handler,
@@ -138,7 +140,7 @@ export function buildGraph(
       displacement,
       falls: ends ? undefined : next,
       returnsTo: ends && !/^(JMP|RET)/.test(spec.name) ? next : undefined,
-      isChecked: follower === special.pageEnd || follower === special.stale,
+      isChecked: !ends && isLookedUpNext(branch.address + 16),
     };
   };
 

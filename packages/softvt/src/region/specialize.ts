@@ -1,4 +1,5 @@
 import { Cpu, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout.ts";
+import { enterRegion } from "../cpu/lookup.ts";
 import { UOP_FIELDS } from "../cpu/uop.ts";
 import { CALL_HANDLER } from "../engine/names.ts";
 import { fold } from "../ir/fold.ts";
@@ -15,10 +16,14 @@ import { FIRST_INDEXED, FLAG_REGS, HOMES, placeAt, REG_TYPES, Reg } from "./layo
  * immediates, conditions of flags whose origin is in the same block.
  */
 
-/** Edges of a block: leave by RIP (or a micro-op), leave with an event, then the region's blocks. */
+/**
+ * Edges of a block: leave by RIP (or a micro-op); leave with an event; return at once, all state being in the vCPU block
+ * already; then the region's blocks.
+ */
 export const EXIT_EDGE = 0;
 export const LEAVE_EDGE = 1;
-export const FIRST_BLOCK_EDGE = 2;
+export const RETURN_EDGE = 2;
+export const FIRST_BLOCK_EDGE = 3;
 
 /** The engine's export that calls a handler which is a function of its own. */
 export const callHandler: Fn = {
@@ -228,7 +233,10 @@ class BlockSpecializer {
    * the region is left. RIP holds the way's end.
    */
   #cross(to: Block, out: Stmt[]): void {
-    if (to.page === this.#block.page) return;
+    if (to.page !== this.#block.page) this.#guard(to, out);
+  }
+
+  #guard(to: Block, out: Stmt[]): void {
     const base = this.#name(this.#rip(to.page), out);
     const index = op("i32", "i32.wrap_i64", op("i64", "i64.shr_u", base, i64(7n)));
     const offset = op("i32", "i32.and", index, i32((TLB_ENTRIES - 1) * TLB_ENTRY_BYTES));
@@ -348,7 +356,7 @@ class BlockSpecializer {
       case "field":
         return i32(this.#uopField(UOP_FIELDS[node.field].offset, UOP_FIELDS[node.field].load));
       case "uop":
-        return i32(this.#op.uop.copy);
+        return i32(this.#op.uop.address);
     }
     if (node.k === "op") return fold({ ...node, args: node.args.map((arg) => this.#node(arg)) });
     const cond = this.#node(node.cond);
@@ -370,7 +378,7 @@ class BlockSpecializer {
 
   /** A load from a micro-op: this one, or (24, 28) the branch fused with it. */
   #uopLoad(node: Node, offset: number, load: LoadName): Node | undefined {
-    if (node.k !== "const" || Number(node.value) !== this.#op.uop.copy) return undefined;
+    if (node.k !== "const" || Number(node.value) !== this.#op.uop.address) return undefined;
     if (offset < 16) return i32(this.#uopField(offset, load));
     if (this.#op.slots !== 2 || offset !== 24) throw new Error(`a load from behind a micro-op: ${offset}`);
     return i32(this.#op.displacement);
@@ -459,7 +467,12 @@ class BlockSpecializer {
           this.#use(place.reg);
           // A part is computed here: what it comes from may change.
           const id = this.#frame.base + stmt.id;
-          out.push({ s: "set", id, type: LOADS[stmt.op].type, value: gprPart(stmt.op, place.reg, place.byte) });
+          out.push({
+            s: "set",
+            id,
+            type: LOADS[stmt.op].type,
+            value: gprPart(stmt.op, place.reg, place.byte),
+          });
           return;
         }
       }
@@ -538,7 +551,8 @@ class BlockSpecializer {
     if (frame.isLeftEarly) out.push({ s: "block", label: frame.label, body });
     else out.push(...body);
     this.#frame = outer;
-    if (stmt.id !== undefined) this.#define(stmt.id, type, frame.value ?? { k: "temp", type, id: result }, out);
+    if (stmt.id !== undefined)
+      this.#define(stmt.id, type, frame.value ?? { k: "temp", type, id: result }, out);
   }
 
   // ---- statements
@@ -567,9 +581,17 @@ class BlockSpecializer {
           this.#inline(stmt, out);
           return true;
         }
+        if (stmt.args.some(({ k }) => k === "uop"))
+          throw new Error(`${this.#op.handler.name}: ${stmt.fn.name} is handed the micro-op`);
         const args = stmt.args.map((arg) => this.#node(arg));
         const effects = passesBlock(args) ? ANY_EFFECTS : effectsOf(stmt.fn);
-        this.#call(stmt.fn, args, stmt.id === undefined ? undefined : this.#frame.base + stmt.id, effects, out);
+        this.#call(
+          stmt.fn,
+          args,
+          stmt.id === undefined ? undefined : this.#frame.base + stmt.id,
+          effects,
+          out,
+        );
         return true;
       }
       case "if":
@@ -691,6 +713,11 @@ class BlockSpecializer {
     const block = offset === undefined ? undefined : at.get(this.#block.page + offset);
     const ways = block !== undefined ? [block] : this.#block.returns.map((index) => blocks[index]!);
     out.push(set(Reg.RIP, rip));
+    const back = this.#op.returnsTo === undefined ? undefined : at.get(this.#op.returnsTo);
+    if (block === undefined && back !== undefined) {
+      this.#callOut(back, out);
+      return;
+    }
     if (ways.length > 0) {
       const spent = isNegative(local(Reg.LEFT));
       out.push(this.#exitIf(this.#mayBeStale ? op("i32", "i32.or", spent, local(Reg.STALE)) : spent));
@@ -707,6 +734,41 @@ class BlockSpecializer {
       out.push({ s: "if", cond, yes, no: [], likely: undefined });
     }
     out.push({ s: "end", how: { kind: "edge", edge: EXIT_EDGE } });
+  }
+
+  /** A call of code that is not in the region, to RIP: the region waits for it and goes on at `back`. */
+  #callOut(back: Block, out: Stmt[]): void {
+    const or = (...nodes: Node[]): Node => nodes.reduce((a, b) => op("i32", "i32.or", a, b));
+    const field = (type: "i32" | "i64", offset: number): Node => {
+      const id = this.#region.temps++;
+      out.push({ s: "load", id, op: `${type}.load`, address: { k: "cpu", type: "i32" }, offset });
+      return { k: "temp", type, id };
+    };
+    const spent = isNegative(local(Reg.LEFT));
+    out.push(this.#exitIf(this.#mayBeStale ? or(spent, local(Reg.STALE)) : spent));
+    out.push(this.#region.save(true, true));
+    const expected = (): Node => this.#rip(back.pos);
+    out.push({
+      s: "call",
+      id: Reg.LEFT,
+      fn: enterRegion,
+      args: [local(Reg.LEFT), local(Reg.RIP), expected()],
+    });
+    out.push(set(Reg.RIP, expected()));
+    const isUp = or(field("i32", Cpu.EVENT), field("i32", Cpu.REGION_UOP), field("i32", Cpu.REGION_STALE));
+    const isElsewhere = op("i32", "i64.ne", field("i64", Cpu.RIP), local(Reg.RIP));
+    out.push({
+      s: "if",
+      cond: or(isUp, isElsewhere, isNegative(local(Reg.LEFT))),
+      yes: [{ s: "end", how: { kind: "edge", edge: RETURN_EDGE } }],
+      no: [],
+      likely: false,
+    });
+    out.push(this.#region.load(true, true), cpuLoad(Reg.TLB, Cpu.TLB));
+    this.#kind = undefined;
+    this.#kindWrites++;
+    this.#guard(back, out);
+    out.push({ s: "end", how: { kind: "edge", edge: this.#edge(back.index) } });
   }
 
   /** The offset of `rip` from the start of the instruction's page, where that is a constant. */

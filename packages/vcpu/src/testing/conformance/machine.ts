@@ -7,7 +7,7 @@ import type { Guest, StartMode, StartOptions, StopReason } from "./guest.ts";
 import { startImage } from "./guest.ts";
 import { Layout } from "./layout.ts";
 
-/** TSC frequency that engines are given here: one tick a nanosecond. */
+/** TSC frequency that engines are given here, where they leave the choice: one tick a nanosecond. */
 export const TSC_HZ = 1_000_000_000;
 
 /** Instructions after which a guest that should have halted is given up. */
@@ -58,8 +58,9 @@ export class Machine implements Guest {
     const memory = new AddressSpace(arena);
     memory.addRam(0, Layout.RAM_BYTES);
     memory.addRom(Layout.ROM, new Uint8Array(Layout.ROM_BYTES).fill(0xcc), "ROM");
-    const cpuid = new CpuidModel(engine.supportedCpuid, { model: "host", vcpus, tscHz: TSC_HZ });
-    const vm = await engine.createVm({ memory, vcpus, tscHz: TSC_HZ, cpuid });
+    const tscHz = engine.tscHz ?? TSC_HZ;
+    const cpuid = new CpuidModel(engine.supportedCpuid, { model: "host", vcpus, tscHz });
+    const vm = await engine.createVm({ memory, vcpus, tscHz, cpuid });
     return new Machine(engine, vm, memory, cpuid, vcpus);
   }
 

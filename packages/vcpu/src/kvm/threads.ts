@@ -1,0 +1,189 @@
+/** The VM's thread's side of the vCPUs' threads. */
+import type { Worker } from "node:worker_threads";
+import type { VcpuThreads } from "../engine.ts";
+import type { VmExit } from "../exit.ts";
+import { DoorbellThread } from "./doorbell-thread.ts";
+import { KvmThreadError } from "./errors.ts";
+import type { Doorbell, DoorbellRange } from "./event-fds.ts";
+import type { Native } from "./native.ts";
+import type { KvmVcpu } from "./vcpu.ts";
+import { Box, BoxState, SPIN_ROUNDS, VCPU_PROGRAM, type VcpuThreadData } from "./vcpu-thread.ts";
+import { startJob, type WorkerJob } from "./worker-pool.ts";
+
+interface WaitAsync {
+  waitAsync(
+    words: Int32Array,
+    index: number,
+    value: number,
+    ms: number,
+  ): { async: false } | { async: true; value: Promise<string> };
+}
+
+/** What the VM does about its clocks when time goes on. */
+export type StartTime = (nowNs: number, tsc: bigint) => void;
+
+class VcpuThread {
+  readonly vcpu: KvmVcpu;
+  readonly box = new Int32Array(new SharedArrayBuffer(4 * Box.WORDS));
+  readonly job: WorkerJob;
+  /** The exit given out, until the next entry. */
+  exit: VmExit | undefined;
+  /** Set by `enter`: what the thread left is not read yet. */
+  isEntered = false;
+  failure: Error | undefined;
+
+  constructor(vcpu: KvmVcpu, native: Native, bell: Int32Array, onFailure: () => void) {
+    this.vcpu = vcpu;
+    const data: VcpuThreadData = { fd: vcpu.fd, box: this.box, bell };
+    // A VM that was made and not run does not keep the process.
+    this.job = startJob(VCPU_PROGRAM, native.koffiPath, data, (cause) => {
+      this.failure ??= new KvmThreadError(
+        `the thread of vCPU ${vcpu.index} is gone (${cause}): the VM cannot go on; close it and make another`,
+        { cause },
+      );
+      onFailure();
+    });
+  }
+}
+
+/** Threads that the process would wait for at its end, if nobody kicked them out of the guest. */
+const LIVE = new Set<KvmThreads>();
+process.on("exit", () => {
+  for (const threads of LIVE) threads.abandon();
+});
+
+export class KvmThreads implements VcpuThreads {
+  readonly #native: Native;
+  readonly #threads: VcpuThread[] = [];
+  readonly #startTime: StartTime;
+  /** Counts stops and `ring()`s. */
+  readonly #bell = new Int32Array(new SharedArrayBuffer(4));
+  #heard = 0;
+  readonly #vmFd: number;
+  #doorbells: DoorbellThread | undefined;
+
+  constructor(native: Native, vmFd: number, startTime: StartTime) {
+    this.#native = native;
+    this.#vmFd = vmFd;
+    this.#startTime = startTime;
+    LIVE.add(this);
+  }
+
+  /** Starts a vCPU's thread; it waits for `enter`. */
+  add(vcpu: KvmVcpu): void {
+    this.#threads[vcpu.index] = new VcpuThread(vcpu, this.#native, this.#bell, () => this.ring());
+  }
+
+  /** The Workers, by vCPU: for their names in profiles, and for tests. */
+  get workers(): readonly Worker[] {
+    return this.#threads.map((thread) => thread.job.worker);
+  }
+
+  /** Guest writes to `range` call `onRing` on this thread while the VM runs, without an exit. @throws KvmError */
+  addDoorbell(range: DoorbellRange, onRing: () => void): Doorbell {
+    this.#doorbells ??= new DoorbellThread(this.#native, this.#vmFd, this.#bell);
+    return this.#doorbells.add(range, onRing);
+  }
+
+  start(nowNs: number, tsc: bigint): void {
+    for (const thread of this.#threads) thread.job.worker.ref();
+    this.#startTime(nowNs, tsc);
+  }
+
+  stop(): void {
+    for (const thread of this.#threads) thread.job.worker.unref();
+  }
+
+  enter(index: number): void {
+    const thread = this.#thread(index);
+    // A piece of an exit that is left, or what an exit hid, comes without an entry.
+    thread.exit = thread.vcpu.prepare();
+    if (thread.exit !== undefined) this.ring();
+    else this.#go(thread);
+  }
+
+  exit(index: number): VmExit | undefined {
+    const thread = this.#thread(index);
+    if (thread.failure !== undefined) throw thread.failure;
+    if (!thread.isEntered) return thread.exit;
+    if (Atomics.load(thread.box, Box.STATE) !== BoxState.STOPPED) return undefined;
+    thread.isEntered = false;
+    thread.vcpu.setImmediateExit(false);
+    thread.exit = thread.vcpu.finish(Atomics.load(thread.box, Box.RESULT));
+    if (thread.exit === undefined) this.#go(thread);
+    return thread.exit;
+  }
+
+  kick(index: number): void {
+    const thread = this.#thread(index);
+    thread.vcpu.setImmediateExit(true);
+    // The thread has entered, or sees the store above: it is ordered before the question whether it was sent in.
+    Atomics.add(thread.box, Box.RESULT, 0);
+    if (thread.isEntered) this.#signal(thread);
+  }
+
+  isStuck(index: number): boolean {
+    return this.#thread(index).vcpu.isStuck();
+  }
+
+  spin(): boolean {
+    for (let i = 0; i < SPIN_ROUNDS; i++) {
+      const count = Atomics.load(this.#bell, 0);
+      if (count === this.#heard) continue;
+      this.#heard = count;
+      this.#doorbells?.serve();
+      return true;
+    }
+    return false;
+  }
+
+  async wait(ms: number): Promise<void> {
+    const { waitAsync } = Atomics as unknown as WaitAsync;
+    const waiting = waitAsync(this.#bell, 0, this.#heard, ms);
+    if (waiting.async) await waiting.value;
+    this.#heard = Atomics.load(this.#bell, 0);
+    this.#doorbells?.serve();
+  }
+
+  ring(): void {
+    Atomics.add(this.#bell, 0, 1);
+    Atomics.notify(this.#bell, 0);
+  }
+
+  /** Ends the threads. Resolves once none uses its vCPU any more. */
+  async close(): Promise<void> {
+    this.abandon();
+    for (const thread of this.#threads) thread.job.worker.ref();
+    await Promise.all(this.#threads.map((thread) => thread.job.ended));
+    await this.#doorbells?.close();
+    LIVE.delete(this);
+  }
+
+  /** Tells the threads to end, without waiting for it. */
+  abandon(): void {
+    this.#doorbells?.abandon();
+    for (const thread of this.#threads) {
+      Atomics.store(thread.box, Box.STOP, 1);
+      thread.vcpu.setImmediateExit(true);
+      this.#signal(thread);
+      Atomics.notify(thread.box, Box.STATE);
+    }
+  }
+
+  #go(thread: VcpuThread): void {
+    thread.isEntered = true;
+    Atomics.store(thread.box, Box.STATE, BoxState.RUNNING);
+    Atomics.notify(thread.box, Box.STATE);
+  }
+
+  #signal(thread: VcpuThread): void {
+    const id = Atomics.load(thread.box, Box.THREAD_ID);
+    if (id !== 0) this.#native.kick(id);
+  }
+
+  #thread(index: number): VcpuThread {
+    const thread = this.#threads[index];
+    if (thread === undefined) throw new RangeError(`index: there is no vCPU ${index}`);
+    return thread;
+  }
+}
