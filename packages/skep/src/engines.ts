@@ -1,5 +1,6 @@
 import { createSoftvtEngine } from "@skep/softvt";
 import { type Engine, type EngineProbe, EngineUnavailableError } from "@skep/vcpu";
+import { importKvm } from "./kvm-entry.ts";
 
 /** Engines by name; "auto" takes the first that this machine can really use. */
 export const ENGINE_NAMES = ["auto", "kvm", "softvt"] as const;
@@ -13,17 +14,11 @@ export interface EngineNeeds {
   readonly onNotice?: (notice: string) => void;
 }
 
-/**
- * KVM's engine needs Node and koffi. A bundler for browsers must not follow the name, so it is not written where an
- * import has it.
- */
-const KVM_ENTRY = "@skep/vcpu/kvm";
-
 /** Makes KVM's engine. @throws EngineUnavailableError where its package part cannot be loaded, as in a browser. */
 export async function loadKvmEngine(): Promise<Engine> {
   try {
-    const entry: typeof import("@skep/vcpu/kvm") = await import(/* @vite-ignore */ KVM_ENTRY);
-    return entry.createKvmEngine();
+    const { createKvmEngine } = await importKvm();
+    return createKvmEngine();
   } catch (cause) {
     throw new EngineUnavailableError("ENGINE_UNAVAILABLE", 'engine "kvm": there is no Node here to run it', {
       cause,

@@ -3,7 +3,7 @@ import { busyboxInitramfs } from "@skep/boot";
 import { createVm, type Machine } from "../create-vm.ts";
 import { runCommand } from "../exec.ts";
 import { obtainDebianFile } from "../node/debian.ts";
-import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, printNotice, readGuestOptions, startEngine } from "./options.ts";
+import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, printNotice, readGuestOptions, startSoftvt } from "./options.ts";
 import { runSession } from "./session.ts";
 import { ExitStatus } from "./status.ts";
 import { Arguments } from "./usage.ts";
@@ -31,7 +31,7 @@ export async function demo(argv: readonly string[]): Promise<number> {
     process.stdout.write(HELP);
     return ExitStatus.OK;
   }
-  startEngine(args);
+  startSoftvt(args);
   const command = args.text("exec");
   const { kernel, initrd, commandLine, ...options } = readGuestOptions(args);
   const guestKernel = kernel ?? (await debianFile("linux-image-cloud-amd64"));

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { createSoftvtEngine } from "@skep/softvt";
 import { ENGINE_NAMES, type EngineName } from "../engines.ts";
 import type { Arguments } from "./usage.ts";
@@ -36,18 +35,14 @@ export interface GuestOptions {
 }
 
 /**
- * Begins to load the software engine where it will be the one: it unpacks and compiles on threads of its own while the
- * guest's files are read.
+ * Begins to load softvt, unless another engine is asked for by name: it unpacks and compiles on threads of its own
+ * while the guest's files are read.
  *
- * @throws UsageError where no engine has that name.
+ * @throws UsageError where no engine has the name.
  */
-export function startEngine(args: Arguments): void {
-  const name = args.choice("engine", ENGINE_NAMES, "auto");
-  if (name === "kvm" || (name === "auto" && existsSync("/dev/kvm"))) return;
-  // Where it cannot be loaded, that is said when it is wanted.
-  createSoftvtEngine()
-    .probe()
-    .catch(() => {});
+export function startSoftvt(args: Arguments): void {
+  // A probe never fails; where there is no engine, that is said when it is wanted.
+  if (args.choice("engine", ENGINE_NAMES, "auto") !== "kvm") void createSoftvtEngine().probe();
 }
 
 /** @throws UsageError for the first option that cannot be used. */

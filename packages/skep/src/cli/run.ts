@@ -1,5 +1,5 @@
 import { createVm } from "../create-vm.ts";
-import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, printNotice, readGuestOptions, startEngine } from "./options.ts";
+import { GUEST_OPTIONS, GUEST_OPTIONS_HELP, printNotice, readGuestOptions, startSoftvt } from "./options.ts";
 import { runSession } from "./session.ts";
 import { ExitStatus } from "./status.ts";
 import { Arguments, UsageError } from "./usage.ts";
@@ -18,7 +18,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     process.stdout.write(HELP);
     return ExitStatus.OK;
   }
-  startEngine(args);
+  startSoftvt(args);
   const { kernel, initrd, commandLine, ...options } = readGuestOptions(args);
   if (!kernel) throw new UsageError("--kernel", "a kernel to boot", "none");
   const machine = await createVm({

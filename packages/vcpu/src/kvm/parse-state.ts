@@ -191,5 +191,5 @@ class VcpuStateParser {
 
 /** The error for a state that this host's KVM does not take. */
 export function refusedState(field: string, why: string): StateError {
-  return new StateError("STATE_INVALID", `vcpu.${field}: ${why}`);
+  return new StateError("BAD_STATE", `vcpu.${field}: ${why}`);
 }
