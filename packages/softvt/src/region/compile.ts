@@ -5,13 +5,13 @@ import type { WasmType } from "../wasm/opcodes.ts";
 import { ControlFlow } from "./control.ts";
 import type { Block, RegionGraph } from "./graph.ts";
 import { REG_TYPES, Reg } from "./layout.ts";
+import { RegionFacts } from "./region-facts.ts";
 import {
   type BlockCode,
   EXIT_EDGE,
   FIRST_BLOCK_EDGE,
   LEAVE_EDGE,
   RETURN_EDGE,
-  RegionFacts,
   specializeBlock,
 } from "./specialize.ts";
 
