@@ -48,6 +48,8 @@ export interface RegionStats {
   /** Regions compiled, and those of them that were overwritten, forgotten or replaced. */
   compiled: number;
   dropped: number;
+  /** Regions that could not be compiled. */
+  failed: number;
   instructions: number;
   /** Bytes of WebAssembly. */
   bytes: number;
@@ -94,7 +96,7 @@ interface Replaced {
  * micro-ops that were replaced by `region` ones; when its code changes they become again what they were.
  */
 export class Regions implements CodeCacheObserver {
-  readonly stats: RegionStats = { compiled: 0, dropped: 0, instructions: 0, bytes: 0 };
+  readonly stats: RegionStats = { compiled: 0, dropped: 0, failed: 0, instructions: 0, bytes: 0 };
 
   readonly #cache: CodeCache;
   readonly #special: DecodeTable["special"];
@@ -129,6 +131,8 @@ export class Regions implements CodeCacheObserver {
   }
 
   addHost(host: RegionHost): void {
+    // Its table has none of the regions made so far.
+    this.#dropAll();
     this.#hosts.push(host);
   }
 
@@ -189,15 +193,23 @@ export class Regions implements CodeCacheObserver {
     const made = this.#queue.filter(({ region }) => !region.isDead);
     this.#queue = [];
     if (made.length === 0) return;
-    const bytes = this.#compiler!.compileRegions(made.map(({ source }) => source));
+    const regions = made.map(({ region }) => region);
+    // What cannot be compiled, for want of memory or by a mistake of ours, goes on being interpreted.
+    const giveUp = (): void => {
+      this.stats.failed += regions.length;
+      for (const region of regions) this.#drop(region);
+    };
+    let bytes: Uint8Array<ArrayBuffer>;
+    try {
+      bytes = this.#compiler!.compileRegions(made.map(({ source }) => source));
+    } catch {
+      giveUp();
+      return;
+    }
     this.stats.bytes += bytes.length;
-    void WebAssembly.compile(bytes).then((module) => {
-      if (this.#isClosed) return;
-      this.#install(
-        made.map(({ region }) => region),
-        module,
-      );
-    });
+    WebAssembly.compile(bytes).then((module) => {
+      if (!this.#isClosed) this.#install(regions, module);
+    }, giveUp);
   }
 
   /** What is to be compiled of a hot page: regions around where slices ended, the hottest place first. */
@@ -347,6 +359,10 @@ export class Regions implements CodeCacheObserver {
     this.#freeSlots.push(region.slot);
   }
 
+  #dropAll(): void {
+    for (const list of [...this.#byPage.values()]) for (const region of [...list]) this.#drop(region);
+  }
+
   forgotten(page: number, first: number, last: number): void {
     for (const region of [...(this.#byPage.get(page) ?? [])]) {
       let isHit = false;
@@ -358,7 +374,7 @@ export class Regions implements CodeCacheObserver {
   }
 
   flushed(): void {
-    for (const list of [...this.#byPage.values()]) for (const region of [...list]) this.#drop(region);
+    this.#dropAll();
     this.#hot.clear();
     for (const host of this.#hosts) host.setStale();
   }
