@@ -28,7 +28,7 @@ const runFile = promisify(execFile);
 const KOFFI_BINARY = "@koromix/koffi-linux-x64";
 /** What the packages run from, below node_modules, and which of its files. */
 const MODULES: readonly [name: string, wanted: RegExp][] = [
-  ...["memory", "vcpu", "softvt", "chipset", "boot"].map((name): [string, RegExp] => [
+  ...["memory", "vcpu", "softvt", "chipset", "pci", "boot"].map((name): [string, RegExp] => [
     `@skep/${name}`,
     /^(package\.json|dist\/.*\.js)$/,
   ]),
