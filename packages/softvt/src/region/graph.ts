@@ -72,7 +72,7 @@ export interface RegionGraph {
 }
 
 /**
- * The most statements of a region's descriptions. They become some 9 bytes of WebAssembly each; V8 gives functions of
+ * The most statements of a region's descriptions. They become some 5 bytes of WebAssembly each; V8 gives functions of
  * more than 8,192 virtual registers, about 50 KB, to a register allocator that spills nearly everything
  * (`turbo_use_mid_tier_regalloc_for_huge_functions`): measured, twice the machine code and half the speed.
  */
