@@ -223,8 +223,7 @@ class BlockSpecializer extends Rewriter {
   #branch(rip: Node, bytes: number, out: Stmt[]): void {
     out.push(this.#spend(this.#before + bytes));
     const { at, blocks } = this.region.graph;
-    const offset = this.#pageOffset(rip);
-    const block = offset === undefined ? undefined : at.get(this.#block.page + offset);
+    const block = this.op.target === undefined ? undefined : at.get(this.op.target);
     const ways = block !== undefined ? [block] : this.#block.returns.map((index) => blocks[index]!);
     out.push(set(Reg.RIP, rip));
     const back = this.op.returnsTo === undefined ? undefined : at.get(this.op.returnsTo);
@@ -283,16 +282,5 @@ class BlockSpecializer extends Rewriter {
     this.kindWrites++;
     this.#guard(back, out);
     out.push({ s: "end", how: { kind: "edge", edge: this.#edge(back.index) } });
-  }
-
-  /** The offset of `rip` from the start of the instruction's page, where that is a constant. */
-  #pageOffset(rip: Node): number | undefined {
-    const isBase = (node: Node | undefined): boolean => node?.k === "temp" && node.id === Reg.RIP_BASE;
-    if (isBase(rip)) return 0;
-    if (rip.k !== "op" || rip.op !== "i64.add" || !isBase(rip.args[0])) return undefined;
-    const second = rip.args[1]!;
-    if (second.k !== "const") return undefined;
-    const offset = Number(BigInt.asIntN(64, BigInt(second.value)));
-    return Math.abs(offset) < 2 ** 31 ? offset : undefined;
   }
 }
