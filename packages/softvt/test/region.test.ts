@@ -6,6 +6,9 @@ import { ControlFlow } from "../src/region/control.ts";
 import { effectsOf } from "../src/region/effects.ts";
 import type { Block, Op } from "../src/region/graph.ts";
 import { allHandlers, compileRegions } from "../src/region/index.ts";
+import { RegionFacts } from "../src/region/region-facts.ts";
+import { specializeBlock } from "../src/region/specialize.ts";
+import { CodeWriter, ModuleBuilder } from "../src/wasm/encoder.ts";
 
 /** Flat 64-bit and 32-bit code, 16-bit code of real mode: as `Cpu.MODE` has them. */
 const MODES = [10, 13, 16];
@@ -33,6 +36,41 @@ it("compiles every handler of the interpreter to valid WebAssembly", () => {
     expect(WebAssembly.validate(compileRegions(sources)), `mode ${mode}`).toBe(true);
   }
   expect(handlers.length).toBeGreaterThan(3000);
+});
+
+it("keeps a loop that a compare and its branch close in the region", () => {
+  const handler = allHandlers().find(({ name }) => name === "CMP_39_32_j5")!;
+  const bytes = new DataView(new ArrayBuffer(16));
+  bytes.setUint16(2, 0x2010, true);
+  const uop = { address: 0x300_0000, copy: 0, handler: 0, bytes };
+  const op: Op = {
+    ...{ uop, handler, pos: 16, slots: 2, displacement: 16, target: 16, falls: 20 },
+    ...{ returnsTo: undefined, isChecked: false },
+  };
+  const block: Block = { index: 0, pos: 16, page: 0, ops: [op], isEntry: true, returns: [] };
+  const graph = { blocks: [block], at: new Map([[16, block]]), pages: new Map([[0, 0x10_0000]]) };
+  for (const mode of MODES) {
+    const { successors } = specializeBlock(new RegionFacts(mode, graph), block, undefined);
+    expect(successors, `mode ${mode}`).toEqual([0]);
+  }
+});
+
+it("says which branches are likely, at the places where they are", () => {
+  const out = new CodeWriter();
+  out.raw([0x41, 0x00]);
+  out.hint(false);
+  out.raw([0x04, 0x40, 0x0b]);
+  const module = new ModuleBuilder();
+  module.importFunction("import", { params: [], results: [] });
+  module.define(module.declare({ params: [], results: [] }), ["i64"], out);
+  const bytes = module.bytes();
+  expect(WebAssembly.validate(bytes)).toBe(true);
+  const [hints] = WebAssembly.Module.customSections(
+    new WebAssembly.Module(bytes),
+    "metadata.code.branch_hint",
+  );
+  // One function, the second one; one hint, 5 bytes behind the start of its local declarations: not likely.
+  expect([...new Uint8Array(hints!)]).toEqual([1, 1, 1, 5, 1, 0]);
 });
 
 it("sees that page walks leave registers and flags alone, and what writes code", () => {

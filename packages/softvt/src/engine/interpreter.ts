@@ -5,7 +5,7 @@ import { hostFunctions } from "../ir/builder.ts";
 import { type EmitTarget, emit, LocalPool } from "../ir/emit.ts";
 import type { Ending, Fn, Node, UopField } from "../ir/ir.ts";
 import type { HandlerTable } from "../isa/handlers.ts";
-import { ByteWriter, ModuleBuilder } from "../wasm/encoder.ts";
+import { CodeWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import { LOADS, type WasmType } from "../wasm/opcodes.ts";
 import { afterRegionPart, LOCALS, Local, lookupPart, slowPart } from "./dispatcher.ts";
 import { CALL_HANDLER, REGION_ENTRY_BITS, REGION_TABLE, REGION_WORD_OFFSET } from "./names.ts";
@@ -94,7 +94,7 @@ export function generateModule(
 
 /** Code of one function under construction, with the vCPU block's address in a local of its own. */
 class Code {
-  readonly out = new ByteWriter();
+  readonly out = new CodeWriter();
   readonly locals: LocalPool;
   readonly #functionIndex: (fn: Fn) => number;
   readonly cpuLocal: number;
@@ -129,7 +129,7 @@ class Code {
         out.u8(0x20);
         out.u32(this.uopLocal);
       },
-      field: (out: ByteWriter, field: UopField) => {
+      field: (out: CodeWriter, field: UopField) => {
         const { offset, load } = UOP_FIELDS[field];
         out.u8(0x20);
         out.u32(this.uopLocal);
@@ -178,7 +178,7 @@ class Code {
   }
 
   define(module: ModuleBuilder, index: number): void {
-    module.define(index, [...this.#fixed, ...this.locals.types], this.out.view());
+    module.define(index, [...this.#fixed, ...this.locals.types], this.out);
   }
 }
 
@@ -195,17 +195,17 @@ const REGION_SIGNATURE = { params: ["i32", "i32"], results: ["i32"] } as const;
 
 /** (handler, micro-op) → result. */
 function emitCallHandler(module: ModuleBuilder, index: number, hotCount: number): void {
-  const out = new ByteWriter();
+  const out = new CodeWriter();
   out.raw([0x20, 0x01, 0x20, 0x00, 0x41]);
   out.s32(hotCount);
   out.raw([SUB, 0x11]);
   out.u32(module.typeIndex({ params: ["i32"], results: ["i32"] }));
   out.u8(0x00);
-  module.define(index, [], out.view());
+  module.define(index, [], out);
 }
 
 /** Pushes the entry's number and the place in the table that a `region` micro-op holds, and calls. */
-function callBy(out: ByteWriter, uopLocal: number, type: number): void {
+function callBy(out: CodeWriter, uopLocal: number, type: number): void {
   const word = (): void => {
     out.raw([0x20, uopLocal, 0x28, 0x00]);
     out.u32(REGION_WORD_OFFSET);
@@ -222,10 +222,10 @@ function callBy(out: ByteWriter, uopLocal: number, type: number): void {
 }
 
 function emitCallRegion(module: ModuleBuilder, index: number): void {
-  const out = new ByteWriter();
+  const out = new CodeWriter();
   out.raw([0x20, 0x00]);
   callBy(out, 1, module.typeIndex(REGION_SIGNATURE));
-  module.define(index, [], out.view());
+  module.define(index, [], out);
 }
 
 /** Ends a handler that is a function of its own: it returns the next micro-op, or 0 to leave. */
@@ -345,7 +345,7 @@ function emitRun(
   out.raw([0x0b, 0x0b, 0x0b, 0x0b]);
   code.get(Local.CPU);
   code.loadI32(Cpu.EXIT_REASON);
-  module.define(index, [...LOCALS.slice(1), ...code.locals.types], out.view());
+  module.define(index, [...LOCALS.slice(1), ...code.locals.types], out);
 }
 
 /** The function `run`: like any code, but its vCPU local stands among the dispatcher's. */

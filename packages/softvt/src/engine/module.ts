@@ -1,4 +1,5 @@
 import type { DecodeTable } from "../isa/table.ts";
+import { enableBranchHints } from "./branch-hints.ts";
 import { engineBytes } from "./bytes.ts";
 import { readDecodeTable } from "./sections.ts";
 
@@ -38,6 +39,9 @@ let loaded: Promise<EngineCode> | undefined;
 
 /** The engine's compiled code, one for the process. */
 export function loadEngine(): Promise<EngineCode> {
-  loaded ??= engineBytes().then(compileEngine);
+  if (loaded === undefined) {
+    enableBranchHints();
+    loaded = engineBytes().then(compileEngine);
+  }
   return loaded;
 }

@@ -1,4 +1,4 @@
-import type { ByteWriter } from "../wasm/encoder.ts";
+import type { ByteWriter, CodeWriter } from "../wasm/encoder.ts";
 import { LOADS, OPS, STORES, VALUE_TYPE, type WasmType } from "../wasm/opcodes.ts";
 import type { Ending, Fn, Label, Node, Stmt, UopField } from "./ir.ts";
 import { normalize, parts } from "./normalize.ts";
@@ -29,7 +29,7 @@ export class LocalPool {
 
 /** What differs between the places that IR is emitted into. */
 export interface EmitTarget {
-  readonly out: ByteWriter;
+  readonly out: CodeWriter;
   readonly locals: LocalPool;
   functionIndex(fn: Fn): number;
   /** Pushes the vCPU block's address. */
@@ -69,7 +69,7 @@ export function emitNormal(stmts: Stmt[], params: readonly WasmType[], target: E
 
 class Emitter {
   readonly #target: EmitTarget;
-  readonly #out: ByteWriter;
+  readonly #out: CodeWriter;
   readonly #reads = new Map<number, number>();
   readonly #locals = new Map<number, number>();
   /** Loads that are made where their value is read. */
@@ -266,6 +266,7 @@ class Emitter {
         return;
       case "if":
         this.#node(stmt.cond);
+        if (stmt.likely !== undefined) out.hint(stmt.likely);
         out.raw([0x04, 0x40]);
         this.#labels.push(undefined);
         this.list(stmt.yes);

@@ -1,6 +1,6 @@
 import { type EmitTarget, emitNormal, LocalPool } from "../ir/emit.ts";
 import type { Fn, Stmt } from "../ir/ir.ts";
-import { ByteWriter, ModuleBuilder } from "../wasm/encoder.ts";
+import { CodeWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import type { WasmType } from "../wasm/opcodes.ts";
 import { ControlFlow } from "./control.ts";
 import type { Block, RegionGraph } from "./graph.ts";
@@ -68,7 +68,7 @@ type Frame =
 
 class RegionCompiler {
   readonly #facts: RegionFacts;
-  readonly #out = new ByteWriter();
+  readonly #out = new CodeWriter();
   readonly #pool = new LocalPool(REG_TYPES.length);
   readonly #functionIndex: (fn: Fn) => number;
   readonly #codes: BlockCode[] = [];
@@ -107,7 +107,7 @@ class RegionCompiler {
     blocks.forEach(visit);
   }
 
-  compile(): { locals: readonly WasmType[]; code: Uint8Array } {
+  compile(): { locals: readonly WasmType[]; code: CodeWriter } {
     const { prologue, epilogue } = this.#facts.finish();
     const out = this.#out;
     out.raw([0x23, 0x00, 0x21]);
@@ -120,7 +120,7 @@ class RegionCompiler {
     this.#frames.pop();
     this.#statements(epilogue, -1);
     out.raw([0x20, Reg.LEFT]);
-    return { locals: [...REG_TYPES.slice(PARAMS), ...this.#pool.types], code: out.view() };
+    return { locals: [...REG_TYPES.slice(PARAMS), ...this.#pool.types], code: out };
   }
 
   /** The code of a site and of all that it dominates; control does not get behind it. */

@@ -81,7 +81,11 @@ class BlockSpecializer extends Rewriter {
     const next = this.region.graph.at.get(op.falls!);
     this.#out.push(this.#spend(this.#before));
     if (next === undefined || (next.page !== this.#block.page && !op.isChecked)) {
-      this.#out.push(set(Reg.UOP, i32(op.uop.address + 16 * op.slots)));
+      // By RIP, so that whoever called the region can go on with another; but that looks at the budget.
+      const follows = set(Reg.UOP, i32(op.uop.address + 16 * op.slots));
+      this.#out.push(set(Reg.RIP, this.#rip(op.falls!)));
+      if (!op.isChecked)
+        this.#out.push({ s: "if", cond: isNegative(local(Reg.LEFT)), yes: [follows], no: [], likely: false });
       return EXIT_EDGE;
     }
     if (op.isChecked) {

@@ -73,6 +73,22 @@ export class ByteWriter {
   }
 }
 
+/** A branch that is nearly always, or hardly ever, taken: where its instruction begins in the function's code. */
+export interface BranchHint {
+  readonly offset: number;
+  readonly isLikely: boolean;
+}
+
+/** Code of one function, without its local declarations and its final `end`. */
+export class CodeWriter extends ByteWriter {
+  readonly hints: BranchHint[] = [];
+
+  /** Says whether the condition of the `if` that is written next is likely to hold. */
+  hint(isLikely: boolean): void {
+    this.hints.push({ offset: this.length, isLikely });
+  }
+}
+
 export interface Signature {
   readonly params: readonly WasmType[];
   readonly results: readonly WasmType[];
@@ -82,6 +98,8 @@ interface Body {
   readonly type: number;
   /** Local declarations and code without the size prefix. */
   code: Uint8Array | undefined;
+  /** By offset from the start of `code`. */
+  hints: readonly BranchHint[];
 }
 
 /**
@@ -124,12 +142,14 @@ export class ModuleBuilder {
   /** Declares a function whose code comes later; returns its index. */
   declare(signature: Signature, name?: string): number {
     const index =
-      this.#imports.length + this.#bodies.push({ type: this.typeIndex(signature), code: undefined }) - 1;
+      this.#imports.length +
+      this.#bodies.push({ type: this.typeIndex(signature), code: undefined, hints: [] }) -
+      1;
     if (name !== undefined) this.#names.set(index, name);
     return index;
   }
 
-  define(index: number, locals: readonly WasmType[], code: Uint8Array): void {
+  define(index: number, locals: readonly WasmType[], code: CodeWriter): void {
     const out = new ByteWriter();
     const runs: { type: WasmType; count: number }[] = [];
     for (const type of locals) {
@@ -142,8 +162,11 @@ export class ModuleBuilder {
       out.u32(run.count);
       out.u8(VALUE_TYPE[run.type]);
     }
-    out.raw(code);
-    this.#bodies[index - this.#imports.length]!.code = out.view().slice();
+    const header = out.length;
+    out.raw(code.view());
+    const body = this.#bodies[index - this.#imports.length]!;
+    body.code = out.view().slice();
+    body.hints = code.hints.map(({ offset, isLikely }) => ({ offset: header + offset, isLikely }));
   }
 
   exportFunction(name: string, index: number): void {
@@ -217,6 +240,7 @@ export class ModuleBuilder {
         w.u32(this.table.length);
         for (const index of this.table) w.u32(index);
       });
+    this.#writeHints(section);
     section(10, (w) => {
       w.u32(this.#bodies.length);
       for (const body of this.#bodies) {
@@ -246,5 +270,26 @@ export class ModuleBuilder {
       w.raw(names.view());
     });
     return out.view().slice() as Uint8Array<ArrayBuffer>;
+  }
+
+  /** What is likely (the proposal "branch hinting", sec. "Custom section"): it stands before the code. */
+  #writeHints(section: (id: number, write: (w: ByteWriter) => void) => void): void {
+    const hinted = this.#bodies.flatMap(({ hints }, i) =>
+      hints.length === 0 ? [] : [{ index: this.#imports.length + i, hints }],
+    );
+    if (hinted.length === 0) return;
+    section(0, (w) => {
+      w.name("metadata.code.branch_hint");
+      w.u32(hinted.length);
+      for (const { index, hints } of hinted) {
+        w.u32(index);
+        w.u32(hints.length);
+        for (const { offset, isLikely } of hints) {
+          w.u32(offset);
+          w.u32(1);
+          w.u8(isLikely ? 1 : 0);
+        }
+      }
+    });
   }
 }

@@ -2,7 +2,7 @@ import { UOP_FIELDS } from "../../src/cpu/uop.ts";
 import { hostFunctions } from "../../src/ir/builder.ts";
 import { emit, LocalPool } from "../../src/ir/emit.ts";
 import type { Fn } from "../../src/ir/ir.ts";
-import { ByteWriter, ModuleBuilder } from "../../src/wasm/encoder.ts";
+import { CodeWriter, ModuleBuilder } from "../../src/wasm/encoder.ts";
 import { LOADS, type WasmType } from "../../src/wasm/opcodes.ts";
 
 /** Where the vCPU block and whatever a test wants lie in a test module's memory. */
@@ -54,7 +54,7 @@ export function compile(exported: readonly Fn[], snippets: readonly Snippet[] = 
     isSnippet: boolean,
     hasResult: boolean,
   ): void => {
-    const out = new ByteWriter();
+    const out = new CodeWriter();
     const locals = new LocalPool(params.length);
     emit(body.stmts, body.temps, isSnippet ? [] : params, {
       out,
@@ -72,7 +72,7 @@ export function compile(exported: readonly Fn[], snippets: readonly Snippet[] = 
       },
     });
     if (isSnippet || hasResult) out.u8(0x00);
-    module.define(index, locals.types, out.view());
+    module.define(index, locals.types, out);
   };
   for (const fn of exported) module.exportFunction(fn.name, indexOf(fn));
   for (const snippet of snippets) {
