@@ -1,3 +1,4 @@
+import type { Engine } from "@skep/vcpu";
 import { engineConformance } from "@skep/vcpu/testing";
 import { describe, it } from "vitest";
 import { createSoftvtEngine } from "../src/index.ts";
@@ -11,9 +12,35 @@ const MISSING: Readonly<Record<string, string>> = {
 
 const found = new Set<string>();
 
+const CS_LONG = 0x2000;
+const EFER_LMA = 0x400n;
+
+/** An engine that finds registers wider than the mode that they are used in. */
+function checked(engine: Engine): Engine {
+  const createVm: Engine["createVm"] = async (options) => {
+    const vm = await engine.createVm(options);
+    const createVcpu = vm.createVcpu.bind(vm);
+    vm.createVcpu = (index) => {
+      const vcpu = createVcpu(index);
+      const run = vcpu.run.bind(vcpu);
+      vcpu.run = (options) => {
+        const exit = run(options);
+        const state = vcpu.save();
+        const is64 = (state.cs.access & CS_LONG) !== 0 && ((state.msrs.c0000080 ?? 0n) & EFER_LMA) !== 0n;
+        if (!is64 && state.gpr.slice(0, 8).some((value) => value > 0xffff_ffffn))
+          throw new Error(`registers wider than the mode: ${state.gpr.map((value) => value.toString(16))}`);
+        return exit;
+      };
+      return vcpu;
+    };
+    return vm;
+  };
+  return { ...engine, createVm };
+}
+
 const tiers = [
-  ["softvt", () => createSoftvtEngine({ compileAfter: Number.POSITIVE_INFINITY })],
-  ["softvt, compiled", () => createSoftvtEngine({ compileAfter: 0 })],
+  ["softvt", () => checked(createSoftvtEngine({ compileAfter: Number.POSITIVE_INFINITY }))],
+  ["softvt, compiled", () => checked(createSoftvtEngine({ compileAfter: 0 }))],
 ] as const;
 
 for (const [name, create] of tiers)

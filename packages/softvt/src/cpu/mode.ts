@@ -44,7 +44,8 @@ function isFlat(f: Builder, seg: number, mask: number, rights: number): I32 {
  * ES, CPL, CR0.PE, CR4.SMAP, IA32_EFER.LMA, RFLAGS.VM and RFLAGS.AC.
  *
  * In 64-bit mode MODE is always CODE64 | FLAT, so that code is not decoded twice for segment registers
- * that do not matter there.
+ * that do not matter there. In the others the eight registers that there are have upper halves of zero: their upper
+ * halves are undefined after 64-bit mode (SDM Vol. 1 sec. 3.4.1.1), and compiled regions rely on it.
  */
 export const updateMode = fn("updateMode", [], undefined, (f) => {
   const smapOpen = get64(f, Cpu.CR4).wrap().and(CR4.SMAP).ne(0).and(get32(f, Cpu.RFLAGS).shrU(18));
@@ -56,6 +57,7 @@ export const updateMode = fn("updateMode", [], undefined, (f) => {
     set32(f, Cpu.MODE, Mode.CODE64 | Mode.FLAT);
     f.return();
   });
+  for (let i = 0; i < 8; i++) set32(f, Cpu.GPR + 8 * i + 4, 0);
   const data = Rights.UNUSABLE | Rights.P | Rights.S | Rights.CODE | Rights.CONFORMING | Rights.WRITABLE;
   const code = Rights.UNUSABLE | Rights.P | Rights.S | Rights.CODE | Rights.WRITABLE;
   const flat = [Seg.ES, Seg.SS, Seg.DS]

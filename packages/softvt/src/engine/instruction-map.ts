@@ -30,7 +30,7 @@ export class InstructionMap {
 
   /** `uop`: a micro-op's address behind the arena's first. */
   set(host: number, mode: number, uop: number): void {
-    if (2 * (this.#size + 1) > this.#mask) this.#grow();
+    if (4 * (this.#size + 1) > 3 * this.#mask) this.#grow();
     const at = 2 * this.#find(host, mode);
     if (this.#places[at] === 0) this.#size++;
     this.#places[at] = host;

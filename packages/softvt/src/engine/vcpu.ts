@@ -6,7 +6,7 @@ import {
   type VcpuStateV1,
   type VmExit,
 } from "@skep/vcpu";
-import { Cpu, Event } from "../cpu/layout.ts";
+import { Cpu, Event, Mode } from "../cpu/layout.ts";
 import { Slot } from "../cpu/slots.ts";
 import type { EngineExports } from "./module.ts";
 import { type CpuView, prepareRestore, saveVcpu, zeroMsrs } from "./vcpu-state.ts";
@@ -188,9 +188,11 @@ export class SoftVcpu implements EngineVcpu {
         this.#replay(exit.eax, exit.ebx);
         this.#replay(exit.ecx, exit.edx);
         break;
-      case ExitReason.Vmcall:
-        this.cpu.set64(Cpu.GPR, BigInt.asUintN(64, exit.result));
+      case ExitReason.Vmcall: {
+        const is64 = (this.cpu.get32(Cpu.MODE) & Mode.CODE_MASK) === Mode.CODE64;
+        this.cpu.set64(Cpu.GPR, BigInt.asUintN(is64 ? 64 : 32, exit.result));
         return;
+      }
       default:
         return;
     }

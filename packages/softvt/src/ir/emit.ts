@@ -59,44 +59,69 @@ interface Owned {
 
 /** Emits one body of statements as WebAssembly code. */
 export function emit(stmts: Stmt[], temps: number, params: readonly WasmType[], target: EmitTarget): void {
-  emitNormal(normalize(stmts, temps).stmts, params, target);
+  new Emitter(params.length, target).emit(normalize(stmts, temps).stmts);
 }
 
-/** The same for statements in which each operation has one user (ir/normalize.ts). */
-export function emitNormal(stmts: Stmt[], params: readonly WasmType[], target: EmitTarget): void {
-  new Emitter(stmts, params, target).list(stmts);
-}
-
-class Emitter {
+/** Emits bodies of statements, one after the other, in which each operation has one user (ir/normalize.ts). */
+export class Emitter {
   readonly #target: EmitTarget;
   readonly #out: CodeWriter;
-  readonly #reads = new Map<number, number>();
-  readonly #locals = new Map<number, number>();
+  /** By temp: reads to come; its local, while it has one. */
+  readonly #reads: number[] = [];
+  readonly #locals: (number | undefined)[] = [];
   /** Loads that are made where their value is read. */
   readonly #delayed = new Map<number, Load>();
   /** Enclosing labels, innermost last; a loop has two levels (its end, its start). */
   readonly #labels: (Label | undefined)[] = [];
   readonly #scopes: Owned[][] = [];
 
-  constructor(stmts: Stmt[], params: readonly WasmType[], target: EmitTarget) {
+  /** Temps below `params` are the locals of their numbers in every body; the others are each body's own. */
+  constructor(params: number, target: EmitTarget) {
     this.#target = target;
     this.#out = target.out;
-    params.forEach((_, index) => {
-      this.#locals.set(index, index);
-    });
-    const count = (node: Node): void => {
-      if (node.k === "temp") this.#reads.set(node.id, (this.#reads.get(node.id) ?? 0) + 1);
-      else if (node.k === "op") node.args.forEach(count);
-      else if (node.k === "select") [node.cond, node.yes, node.no].forEach(count);
-    };
-    const walk = (list: Stmt[]): void => {
-      for (const stmt of list) {
-        const { nodes, lists } = parts(stmt);
-        nodes.forEach(count);
-        lists.forEach(walk);
+    for (let index = 0; index < params; index++) this.#locals[index] = index;
+  }
+
+  emit(stmts: Stmt[]): void {
+    this.#reads.fill(0);
+    this.#countList(stmts);
+    this.list(stmts);
+  }
+
+  #count(node: Node): void {
+    if (node.k === "temp") this.#reads[node.id] = (this.#reads[node.id] ?? 0) + 1;
+    else if (node.k === "op") for (const arg of node.args) this.#count(arg);
+    else if (node.k === "select") {
+      this.#count(node.cond);
+      this.#count(node.yes);
+      this.#count(node.no);
+    }
+  }
+
+  #countList(list: readonly Stmt[]): void {
+    for (const stmt of list)
+      switch (stmt.s) {
+        case "set":
+          this.#count(stmt.value);
+          break;
+        case "load":
+          this.#count(stmt.address);
+          break;
+        case "store":
+          this.#count(stmt.address);
+          this.#count(stmt.value);
+          break;
+        case "if":
+          this.#count(stmt.cond);
+          this.#countList(stmt.yes);
+          this.#countList(stmt.no);
+          break;
+        default: {
+          const { nodes, lists } = parts(stmt);
+          for (const node of nodes) this.#count(node);
+          for (const inner of lists) this.#countList(inner);
+        }
       }
-    };
-    walk(stmts);
   }
 
   list(stmts: Stmt[]): void {
@@ -110,7 +135,7 @@ class Emitter {
       }
       this.#stmt(stmt);
       for (let i = scope.length - 1; i >= 0; i--)
-        if (this.#reads.get(scope[i]!.id) === 0) this.#release(scope.splice(i, 1)[0]!);
+        if (this.#reads[scope[i]!.id] === 0) this.#release(scope.splice(i, 1)[0]!);
     }
     for (const owned of scope) this.#release(owned);
     this.#scopes.pop();
@@ -118,7 +143,7 @@ class Emitter {
 
   /** Whether the only reader of a load comes next, but for other loads: it can be made where it is read. */
   #isDelayed(load: Load, stmts: readonly Stmt[], next: number): boolean {
-    if (this.#reads.get(load.id) !== 1 || this.#locals.has(load.id)) return false;
+    if (this.#reads[load.id] !== 1 || this.#locals[load.id] !== undefined) return false;
     for (let i = next; i < stmts.length; i++) {
       const stmt = stmts[i]!;
       if (parts(stmt).nodes.some((node) => mentions(node, load.id))) return stmt.s !== "load";
@@ -134,17 +159,17 @@ class Emitter {
   }
 
   #release(owned: Owned): void {
-    this.#locals.delete(owned.id);
+    this.#locals[owned.id] = undefined;
     this.#target.locals.release(owned.type, owned.local);
   }
 
   /** The local that holds temp `id`, made on first assignment; `undefined` if nothing will read it. */
   #localFor(id: number, type: WasmType): number | undefined {
-    const known = this.#locals.get(id);
+    const known = this.#locals[id];
     if (known !== undefined) return known;
-    if ((this.#reads.get(id) ?? 0) === 0) return undefined;
+    if ((this.#reads[id] ?? 0) === 0) return undefined;
     const local = this.#target.locals.take(type);
-    this.#locals.set(id, local);
+    this.#locals[id] = local;
     this.#scopes[this.#scopes.length - 1]!.push({ id, type, local });
     return local;
   }
@@ -162,9 +187,9 @@ class Emitter {
           this.#load(delayed);
           return;
         }
-        const local = this.#locals.get(node.id);
+        const local = this.#locals[node.id];
         if (local === undefined) throw new Error(`temp ${node.id} is read where it is not defined`);
-        this.#reads.set(node.id, this.#reads.get(node.id)! - 1);
+        this.#reads[node.id]!--;
         out.u8(0x20);
         out.u32(local);
         return;
@@ -244,7 +269,7 @@ class Emitter {
     const out = this.#out;
     switch (stmt.s) {
       case "set":
-        if (this.#locals.get(stmt.id) === undefined && (this.#reads.get(stmt.id) ?? 0) === 0) return;
+        if (this.#locals[stmt.id] === undefined && (this.#reads[stmt.id] ?? 0) === 0) return;
         this.#node(stmt.value);
         this.#set(stmt.id, stmt.type);
         return;

@@ -1,4 +1,4 @@
-import { type EmitTarget, emitNormal, LocalPool } from "../ir/emit.ts";
+import { Emitter, LocalPool } from "../ir/emit.ts";
 import type { Fn, Stmt } from "../ir/ir.ts";
 import { CodeWriter, ModuleBuilder } from "../wasm/encoder.ts";
 import type { WasmType } from "../wasm/opcodes.ts";
@@ -74,9 +74,13 @@ class RegionCompiler {
   readonly #codes: BlockCode[] = [];
   readonly #flow: ControlFlow;
   readonly #frames: Frame[] = [];
+  readonly #emitter: Emitter;
+  /** Whose statements are emitted: what their edges start from. */
+  #current = -1;
 
   constructor(source: RegionSource, functionIndex: (fn: Fn) => number) {
     this.#functionIndex = functionIndex;
+    this.#emitter = this.#makeEmitter();
     this.#facts = new RegionFacts(source.mode, source.graph);
     const { blocks } = source.graph;
     this.#specialize(source.graph);
@@ -163,7 +167,7 @@ class RegionCompiler {
     if (step.state !== undefined || arrivals[step.site] !== 1 || !children[site]!.includes(step.site))
       return undefined;
     // A branch to the same block from within the statements is one more way to get there.
-    return takesEdge(stmts, tail) ? undefined : step.site;
+    return stmts.some((list) => takesEdge(list, tail)) ? undefined : step.site;
   }
 
   #own(site: number, inlined: number | undefined): void {
@@ -174,7 +178,7 @@ class RegionCompiler {
       return;
     }
     const { stmts, tail } = this.#codes[what.node]!;
-    this.#statements(stmts, site);
+    for (const list of stmts) this.#statements(list, site);
     if (tail === undefined) out.u8(UNREACHABLE);
     else if (inlined !== undefined) this.#site(inlined);
     else this.#edge(site, tail, 0);
@@ -197,26 +201,26 @@ class RegionCompiler {
   }
 
   #statements(stmts: Stmt[], site: number): void {
-    emitNormal(stmts, REG_TYPES, this.#target(site));
+    this.#current = site;
+    this.#emitter.emit(stmts);
   }
 
-  #target(site: number): EmitTarget {
-    return {
+  #makeEmitter(): Emitter {
+    const none = (): never => {
+      throw new Error("a region has no micro-op");
+    };
+    return new Emitter(REG_TYPES.length, {
       out: this.#out,
       locals: this.#pool,
       functionIndex: this.#functionIndex,
       cpu: (out) => out.raw([0x20, Reg.CPU]),
-      uop: () => {
-        throw new Error("a region has no micro-op");
-      },
-      field: () => {
-        throw new Error("a region has no micro-op");
-      },
+      uop: none,
+      field: none,
       end: (how, depth) => {
         if (how.kind !== "edge") throw new Error(`a region cannot end by ${how.kind}`);
-        this.#edge(site, how.edge, depth);
+        this.#edge(this.#current, how.edge, depth);
       },
-    };
+    });
   }
 
   /** Takes an edge of the block at `site` from within `depth` labels. */

@@ -1,4 +1,4 @@
-import { fold } from "../ir/fold.ts";
+import { type Fits32, fold } from "../ir/fold.ts";
 import type { Node, Stmt } from "../ir/ir.ts";
 import { LOADS, type LoadName, STORES, type StoreName, type WasmType } from "../wasm/opcodes.ts";
 import { REG_TYPES } from "./layout.ts";
@@ -29,8 +29,8 @@ export const cpuStore = (reg: number, home: number): Stmt => ({
 
 export const isNegative = (node: Node): Node => op("i32", "i32.lt_s", node, i32(0));
 
-/** `load` of a part of a general register. */
-export function gprPart(load: LoadName, reg: number, byte: number): Node {
+/** `load` of a part of a general register; `known` as for `fold`. */
+export function gprPart(load: LoadName, reg: number, byte: number, known: Fits32): Node {
   const { type, bytes } = LOADS[load];
   if (type !== "i64" && type !== "i32") throw new Error(`a general register by ${load}`);
   const signed = load.endsWith("_s");
@@ -39,7 +39,7 @@ export function gprPart(load: LoadName, reg: number, byte: number): Node {
   const bits = 8 * bytes;
   const part = signed
     ? op("i64", `i64.extend${bits}_s`, shifted)
-    : op("i64", "i64.and", shifted, i64((1n << BigInt(bits)) - 1n));
+    : fold({ k: "op", type: "i64", op: "i64.and", args: [shifted, i64((1n << BigInt(bits)) - 1n)] }, known);
   return type === "i64" ? part : op("i32", "i32.wrap_i64", part);
 }
 

@@ -1,7 +1,7 @@
 import { segmentAddress } from "../cpu/address.ts";
 import { Cpu, Mode, Seg } from "../cpu/layout.ts";
 import { UOP_FIELDS } from "../cpu/uop.ts";
-import { fold } from "../ir/fold.ts";
+import { type Fits32, fits32, fold } from "../ir/fold.ts";
 import type { Ending, Fn, Label, Node, Stmt } from "../ir/ir.ts";
 import { LOADS, type LoadName, type WasmType } from "../wasm/opcodes.ts";
 import { ANY_EFFECTS, blockOffset, type Effects, effectsOf, passesBlock } from "./effects.ts";
@@ -29,8 +29,8 @@ export interface Frame {
   readonly facts: Facts;
   /** Added to its temps' numbers. */
   readonly base: number;
-  /** Temps that stand for an expression. */
-  readonly values: Map<number, Node>;
+  /** By temp: the expression that it stands for, if it does. */
+  readonly values: (Node | undefined)[];
   readonly label: Label;
   /** Of an inlined function: the temp of its result; of an instruction -1. */
   readonly result: number;
@@ -61,10 +61,34 @@ export abstract class Rewriter {
   protected readonly aliases = new Map<number, { frame: Frame; id: number }[]>();
   /** Loads of locals are copies: one may change under a condition. */
   protected isEager = false;
+  /** By temp: whether it is an i64 whose upper half is known to be clear. */
+  #narrow: boolean[] = [];
+  readonly #fits32: Fits32;
 
   constructor(region: RegionFacts, flagKind: number | undefined) {
     this.region = region;
     this.kind = flagKind;
+    // Outside of 64-bit mode the registers that it has are 32 bits wide (cpu/mode.ts).
+    const narrowGprs = (region.mode & Mode.CODE_MASK) === Mode.CODE64 ? 0 : 8;
+    this.#fits32 = (node) =>
+      node.k === "temp" &&
+      (node.id < REG_TYPES.length
+        ? node.id >= Reg.GPR && node.id < Reg.GPR + narrowGprs
+        : this.#narrow[node.id] === true);
+  }
+
+  /** Call at an instruction's start: its temps begin anew. */
+  protected begin(): void {
+    this.region.temps = REG_TYPES.length;
+    this.#narrow = [];
+    this.mayBeStale = false;
+    this.mayHaveEvent = false;
+    this.aliases.clear();
+  }
+
+  /** Notes what is known of `value` for temp `id`, which it alone is assigned to. */
+  #note(id: number, value: Node): void {
+    if (value.type === "i64" && fits32(value, this.#fits32)) this.#narrow[id] = true;
   }
 
   /** Rewrites an ending; whether control may go on behind it. */
@@ -76,7 +100,7 @@ export abstract class Rewriter {
     this.frame = {
       facts: known,
       base,
-      values: new Map(),
+      values: [],
       label: { kind: "block" },
       result,
       resultType,
@@ -94,19 +118,31 @@ export abstract class Rewriter {
       case "const":
       case "cpu":
         return node;
-      case "temp": {
-        const value = frame.values.get(node.id);
-        return value ?? { k: "temp", type: node.type, id: frame.base + node.id };
-      }
+      case "temp":
+        return frame.values[node.id] ?? { k: "temp", type: node.type, id: frame.base + node.id };
       case "field":
         return i32(this.#uopField(UOP_FIELDS[node.field].offset, UOP_FIELDS[node.field].load));
       case "uop":
         return i32(this.op.uop.address);
+      case "op":
+        return this.#operation(node);
     }
-    if (node.k === "op") return fold({ ...node, args: node.args.map((arg) => this.node(arg)) });
     const cond = this.node(node.cond);
-    if (cond.k === "const") return this.node(Number(cond.value) !== 0 ? node.yes : node.no);
-    return { ...node, cond, yes: this.node(node.yes), no: this.node(node.no) };
+    if (cond.k === "const") return this.node(cond.value !== 0 ? node.yes : node.no);
+    return { k: "select", type: node.type, cond, yes: this.node(node.yes), no: this.node(node.no) };
+  }
+
+  #operation(node: Node & { k: "op" }): Node {
+    const { args } = node;
+    const first = this.node(args[0]!);
+    const rewritten =
+      args.length === 1
+        ? [first]
+        : args.length === 2
+          ? [first, this.node(args[1]!)]
+          : args.map((arg) => this.node(arg));
+    const made = { k: "op", type: node.type, op: node.op, args: rewritten } as const;
+    return fold(node.lanes === undefined ? made : { ...made, lanes: node.lanes }, this.#fits32);
   }
 
   #uopField(offset: number, load: LoadName): number {
@@ -141,9 +177,10 @@ export abstract class Rewriter {
     if (list === undefined) return;
     this.aliases.delete(reg);
     const id = this.region.temps++;
+    this.#note(id, local(reg));
     out.push({ s: "set", id, type: REG_TYPES[reg]!, value: local(reg) });
     const copy: Node = { k: "temp", type: REG_TYPES[reg]!, id };
-    for (const alias of list) alias.frame.values.set(alias.id, copy);
+    for (const alias of list) alias.frame.values[alias.id] = copy;
   }
 
   #assign(reg: number, value: Node, out: Stmt[]): void {
@@ -160,15 +197,16 @@ export abstract class Rewriter {
   #read(reg: number, id: number, out: Stmt[]): void {
     const frame = this.frame;
     if (reg === Reg.FLAG_KIND && this.kind !== undefined && frame.facts.sets[id] === 1) {
-      frame.values.set(id, i32(this.kind));
+      frame.values[id] = i32(this.kind);
       return;
     }
     this.use(reg);
     if (this.isEager || frame.facts.sets[id] !== 1) {
+      if (frame.facts.sets[id] === 1) this.#note(frame.base + id, local(reg));
       out.push({ s: "set", id: frame.base + id, type: REG_TYPES[reg]!, value: local(reg) });
       return;
     }
-    frame.values.set(id, local(reg));
+    frame.values[id] = local(reg);
     const list = this.aliases.get(reg) ?? [];
     list.push({ frame, id });
     this.aliases.set(reg, list);
@@ -176,12 +214,13 @@ export abstract class Rewriter {
 
   #define(id: number, type: WasmType, value: Node, out: Stmt[]): void {
     const frame = this.frame;
-    if (
-      frame.facts.sets[id] === 1 &&
-      (value.k === "const" || (value.k === "temp" && value.id >= REG_TYPES.length))
-    )
-      frame.values.set(id, value);
-    else out.push({ s: "set", id: frame.base + id, type, value });
+    const isOnly = frame.facts.sets[id] === 1;
+    if (isOnly && (value.k === "const" || (value.k === "temp" && value.id >= REG_TYPES.length))) {
+      frame.values[id] = value;
+      return;
+    }
+    if (isOnly) this.#note(frame.base + id, value);
+    out.push({ s: "set", id: frame.base + id, type, value });
   }
 
   #load(stmt: Stmt & { s: "load" }, out: Stmt[]): void {
@@ -217,18 +256,16 @@ export abstract class Rewriter {
           this.use(place.reg);
           // A part is computed here: what it comes from may change.
           const id = this.frame.base + stmt.id;
-          out.push({
-            s: "set",
-            id,
-            type: LOADS[stmt.op].type,
-            value: gprPart(stmt.op, place.reg, place.byte),
-          });
+          const value = gprPart(stmt.op, place.reg, place.byte, this.#fits32);
+          if (this.frame.facts.sets[stmt.id] === 1) this.#note(id, value);
+          out.push({ s: "set", id, type: LOADS[stmt.op].type, value });
           return;
         }
       }
     } else if (at !== undefined && at.constant + stmt.offset < FIRST_INDEXED)
       throw new Error(`${this.op.handler.name}: a register by an index`);
     const id = this.frame.base + stmt.id;
+    if (stmt.op.endsWith("_u") && this.frame.facts.sets[stmt.id] === 1) this.#narrow[id] = true;
     out.push({ s: "load", id, op: stmt.op, address, offset: stmt.offset });
   }
 
@@ -264,6 +301,7 @@ export abstract class Rewriter {
     const isRead = write?.k === "const" && Number(write.value) === 0;
     const isFlat = (mode & Mode.FLAT) !== 0 && isData && (isRead || Number(seg.value) !== Seg.CS);
     if (!isFlat) return undefined;
+    if (fits32(offset!, this.#fits32)) return offset;
     return op("i64", "i64.extend_i32_u", op("i32", "i32.wrap_i64", offset!));
   }
 
@@ -271,6 +309,7 @@ export abstract class Rewriter {
   protected name(value: Node, out: Stmt[]): Node {
     if (value.k !== "op" && value.k !== "select") return value;
     const id = this.region.temps++;
+    this.#note(id, value);
     out.push({ s: "set", id, type: value.type, value });
     return { k: "temp", type: value.type, id };
   }
@@ -312,7 +351,7 @@ export abstract class Rewriter {
     const result = this.region.temps++;
     const frame = this.enter(known, result, stmt.fn.result);
     args.forEach((arg, i) => {
-      frame.values.set(i, arg);
+      frame.values[i] = arg;
     });
     const body: Stmt[] = [];
     this.list(stmts, body, true);

@@ -29,7 +29,8 @@ export const callHandler: Fn = {
 /** A block's statements: every path through them ends by an edge. */
 export interface BlockCode {
   readonly block: Block;
-  readonly stmts: Stmt[];
+  /** By instruction: their temps are their own. */
+  readonly stmts: readonly Stmt[][];
   /** The edge taken at the end of the statements, if control gets there; else `undefined`. */
   readonly tail: number | undefined;
   /** Blocks that it may go to. */
@@ -45,7 +46,9 @@ export function specializeBlock(region: RegionFacts, block: Block, flagKind: num
 
 class BlockSpecializer extends Rewriter {
   readonly #block: Block;
-  readonly #out: Stmt[] = [];
+  readonly #stmts: Stmt[][] = [];
+  /** Statements of the instruction under way. */
+  #out: Stmt[] = [];
   readonly #successors = new Set<number>();
   #index = 0;
   /** Budget of the block's instructions before the current one, in bytes of micro-ops. */
@@ -61,6 +64,8 @@ class BlockSpecializer extends Rewriter {
     let falls = true;
     for (this.#index = 0; this.#index < ops.length; this.#index++) {
       this.op = ops[this.#index]!;
+      this.#out = [];
+      this.#stmts.push(this.#out);
       falls = this.#instruction();
       this.#before += 16 * this.op.slots;
       if (!falls) break;
@@ -68,7 +73,7 @@ class BlockSpecializer extends Rewriter {
     const tail = falls ? this.#fallThrough() : undefined;
     return {
       block: this.#block,
-      stmts: this.#out,
+      stmts: this.#stmts,
       tail,
       successors: [...this.#successors],
       flagKind: this.kind,
@@ -88,10 +93,7 @@ class BlockSpecializer extends Rewriter {
         this.#out.push({ s: "if", cond: isNegative(local(Reg.LEFT)), yes: [follows], no: [], likely: false });
       return EXIT_EDGE;
     }
-    if (op.isChecked) {
-      this.#out.push(set(Reg.RIP, this.#rip(next.pos)));
-      this.#out.push(this.#exitIf(isNegative(local(Reg.LEFT))));
-    }
+    if (op.isChecked) this.#out.push(this.#exitIf(isNegative(local(Reg.LEFT)), this.#rip(next.pos)));
     this.#cross(next, this.#out);
     return this.#edge(next.index);
   }
@@ -107,7 +109,7 @@ class BlockSpecializer extends Rewriter {
 
   /**
    * On the way to a block in another page: it must lie where it lay when the region was compiled, by the TLB; else
-   * the region is left. RIP holds the way's end.
+   * the region is left.
    */
   #cross(to: Block, out: Stmt[]): void {
     if (to.page !== this.#block.page) this.#guard(to, out);
@@ -128,7 +130,8 @@ class BlockSpecializer extends Rewriter {
     const addend = load("i32", TlbEntry.ADDEND);
     const page = op("i32", "i32.add", op("i32", "i32.wrap_i64", base), addend);
     const elsewhere = op("i32", "i32.ne", page, i32(this.region.graph.pages.get(to.page)!));
-    out.push(this.#exitIf(op("i32", "i32.or", op("i32", "i64.ne", tag, base), elsewhere)));
+    const isMoved = op("i32", "i32.or", op("i32", "i64.ne", tag, base), elsewhere);
+    out.push(this.#exitIf(isMoved, this.#rip(to.pos)));
     out.push(set(Reg.RIP_BASE, base), cpuStore(Reg.RIP_BASE, Cpu.RIP_BASE));
   }
 
@@ -136,22 +139,19 @@ class BlockSpecializer extends Rewriter {
     return set(Reg.LEFT, op("i32", "i32.sub", local(Reg.LEFT), i32(bytes)));
   }
 
-  #exitIf(cond: Node): Stmt {
-    return {
-      s: "if",
-      cond,
-      yes: [{ s: "end", how: { kind: "edge", edge: EXIT_EDGE } }],
-      no: [],
-      likely: false,
-    };
+  /** Leaves for `rip`. The local RIP is set only there: nowhere else it has to be kept. */
+  #exit(rip: Node): Stmt[] {
+    return [set(Reg.RIP, rip), { s: "end", how: { kind: "edge", edge: EXIT_EDGE } }];
+  }
+
+  #exitIf(cond: Node, rip: Node): Stmt {
+    return { s: "if", cond, yes: this.#exit(rip), no: [], likely: false };
   }
 
   /** Whether control may come to its end. */
   #instruction(): boolean {
     const { handler, uop } = this.op;
-    this.mayBeStale = false;
-    this.mayHaveEvent = false;
-    this.aliases.clear();
+    this.begin();
     const known = factsOfHandler(handler);
     let falls = true;
     if (isCalled(handler)) falls = this.#callHandler();
@@ -163,6 +163,8 @@ class BlockSpecializer extends Rewriter {
       if (frame.isLeftEarly) this.#out.push({ s: "block", label: frame.label, body });
       else this.#out.push(...body);
     }
+    // Known at its start, it has to be kept for this instruction alone.
+    if (this.mayBeStale) this.#out.unshift(set(Reg.STALE, i32(0)));
     if (falls && this.mayBeStale) {
       this.#out.push({
         s: "if",
@@ -227,53 +229,55 @@ class BlockSpecializer extends Rewriter {
   #branch(rip: Node, bytes: number, out: Stmt[]): void {
     out.push(this.#spend(this.#before + bytes));
     const { at, blocks } = this.region.graph;
+    const spent = isNegative(local(Reg.LEFT));
+    const mustLeave = this.mayBeStale ? op("i32", "i32.or", spent, local(Reg.STALE)) : spent;
     const block = this.op.target === undefined ? undefined : at.get(this.op.target);
-    const ways = block !== undefined ? [block] : this.#block.returns.map((index) => blocks[index]!);
-    out.push(set(Reg.RIP, rip));
-    const back = this.op.returnsTo === undefined ? undefined : at.get(this.op.returnsTo);
-    if (block === undefined && back !== undefined) {
-      this.#callOut(back, out);
+    if (block !== undefined) {
+      out.push(this.#exitIf(mustLeave, rip), ...this.#way(block));
       return;
     }
-    if (ways.length > 0) {
-      const spent = isNegative(local(Reg.LEFT));
-      out.push(this.#exitIf(this.mayBeStale ? op("i32", "i32.or", spent, local(Reg.STALE)) : spent));
+    const target = this.name(rip, out);
+    const back = this.op.returnsTo === undefined ? undefined : at.get(this.op.returnsTo);
+    if (back !== undefined) {
+      out.push(this.#exitIf(mustLeave, target));
+      this.#callOut(target, back, out);
+      return;
     }
-    for (const to of ways) {
-      const yes: Stmt[] = [];
-      this.#cross(to, yes);
-      yes.push({ s: "end", how: { kind: "edge", edge: this.#edge(to.index) } });
-      if (block !== undefined) {
-        out.push(...yes);
-        return;
-      }
-      const cond = op("i32", "i64.eq", local(Reg.RIP), this.#rip(to.pos));
-      out.push({ s: "if", cond, yes, no: [], likely: undefined });
+    const { returns } = this.#block;
+    if (returns.length > 0) out.push(this.#exitIf(mustLeave, target));
+    for (const index of returns) {
+      const to = blocks[index]!;
+      const cond = op("i32", "i64.eq", target, this.#rip(to.pos));
+      out.push({ s: "if", cond, yes: this.#way(to), no: [], likely: undefined });
     }
-    out.push({ s: "end", how: { kind: "edge", edge: EXIT_EDGE } });
+    out.push(...this.#exit(target));
   }
 
-  /** A call of code that is not in the region, to RIP: the region waits for it and goes on at `back`. */
-  #callOut(back: Block, out: Stmt[]): void {
+  #way(to: Block): Stmt[] {
+    const out: Stmt[] = [];
+    this.#cross(to, out);
+    out.push({ s: "end", how: { kind: "edge", edge: this.#edge(to.index) } });
+    return out;
+  }
+
+  /** A call of code that is not in the region, at `target`: the region waits for it and goes on at `back`. */
+  #callOut(target: Node, back: Block, out: Stmt[]): void {
     const or = (...nodes: Node[]): Node => nodes.reduce((a, b) => op("i32", "i32.or", a, b));
     const field = (type: "i32" | "i64", offset: number): Node => {
       const id = this.region.temps++;
       out.push({ s: "load", id, op: `${type}.load`, address: { k: "cpu", type: "i32" }, offset });
       return { k: "temp", type, id };
     };
-    const spent = isNegative(local(Reg.LEFT));
-    out.push(this.#exitIf(this.mayBeStale ? or(spent, local(Reg.STALE)) : spent));
     out.push(this.region.save(true, true));
     const expected = (): Node => this.#rip(back.pos);
     out.push({
       s: "call",
       id: Reg.LEFT,
       fn: enterRegion,
-      args: [local(Reg.LEFT), local(Reg.RIP), expected()],
+      args: [local(Reg.LEFT), target, expected()],
     });
-    out.push(set(Reg.RIP, expected()));
     const isUp = or(field("i32", Cpu.EVENT), field("i32", Cpu.REGION_UOP), field("i32", Cpu.REGION_STALE));
-    const isElsewhere = op("i32", "i64.ne", field("i64", Cpu.RIP), local(Reg.RIP));
+    const isElsewhere = op("i32", "i64.ne", field("i64", Cpu.RIP), expected());
     out.push({
       s: "if",
       cond: or(isUp, isElsewhere, isNegative(local(Reg.LEFT))),
