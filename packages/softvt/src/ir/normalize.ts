@@ -50,7 +50,8 @@ export function parts(stmt: Stmt): { nodes: readonly Node[]; lists: readonly Stm
   }
 }
 
-function rebuild(stmt: Stmt, node: (n: Node) => Node, list: (l: Stmt[]) => Stmt[]): Stmt {
+/** The same statement with its expressions and lists replaced. */
+export function mapParts(stmt: Stmt, node: (n: Node) => Node, list: (l: Stmt[]) => Stmt[]): Stmt {
   switch (stmt.s) {
     case "set":
       return { ...stmt, value: node(stmt.value) };
@@ -160,7 +161,7 @@ export function normalize(stmts: Stmt[], temps: number): { stmts: Stmt[]; temps:
     list.forEach((stmt, index) => {
       for (const node of here?.get(index) ?? [])
         out.push({ s: "set", id: names.get(node)!, type: node.type, value: expand(node) });
-      out.push(rebuild(stmt, rewrite, rewriteList));
+      out.push(mapParts(stmt, rewrite, rewriteList));
     });
     return out;
   };

@@ -1,8 +1,9 @@
 import type { Node, Stmt } from "../ir/ir.ts";
 import { normalize, parts } from "../ir/normalize.ts";
 import type { Handler } from "../isa/handlers.ts";
+import { assumeMode } from "./assume.ts";
 import { blockOffset, type Effects, effectsOf, effectsOfBody, passesBlock } from "./effects.ts";
-import { FIRST_INDEXED, placeAt } from "./layout.ts";
+import { FIRST_INDEXED, placeAt, REG_TYPES } from "./layout.ts";
 
 /** A handler with more statements than this is called, if it can be. */
 const MAX_INLINE = 60;
@@ -10,6 +11,7 @@ const MAX_INLINE = 60;
 /** What is known of a description without its micro-op. */
 export interface Facts {
   readonly stmts: Stmt[];
+  /** All temps' numbers are below. */
   readonly temps: number;
   /** How often each temp is assigned. */
   readonly sets: Uint8Array;
@@ -28,6 +30,12 @@ export function factsOf(recorded: Stmt[], recordedTemps: number): Facts {
   const done = known.get(recorded);
   if (done !== undefined) return done;
   const { stmts, temps } = normalize(recorded, recordedTemps);
+  const made = measure(stmts, temps);
+  known.set(recorded, made);
+  return made;
+}
+
+function measure(stmts: Stmt[], temps: number): Facts {
   const sets = new Uint8Array(temps);
   let size = 0;
   let storesUnderCondition = false;
@@ -49,9 +57,7 @@ export function factsOf(recorded: Stmt[], recordedTemps: number): Facts {
   };
   walk(stmts, 0);
   const effects = effectsOfBody(stmts);
-  const made = { stmts, temps, sets, size, effects, storesUnderCondition };
-  known.set(recorded, made);
-  return made;
+  return { stmts, temps, sets, size, effects, storesUnderCondition };
 }
 
 function touchesLocals(address: Node, offset: number): boolean {
@@ -69,6 +75,25 @@ export function factsOfHandler(handler: Handler): Facts {
     const { stmts, temps } = handler.describe();
     done = factsOf(stmts, temps);
     ofHandlers.set(handler, done);
+  }
+  return done;
+}
+
+const ofModes = new WeakMap<Handler, (Facts | undefined)[]>();
+
+/** The same for code of one mode (`Cpu.MODE`), with temps numbered from behind a region's locals on. */
+export function factsInMode(handler: Handler, mode: number): Facts {
+  let modes = ofModes.get(handler);
+  if (modes === undefined) {
+    modes = [];
+    ofModes.set(handler, modes);
+  }
+  let done = modes[mode];
+  if (done === undefined) {
+    const base = REG_TYPES.length;
+    const { stmts, temps, sets } = factsOfHandler(handler);
+    done = measure(assumeMode(stmts, { mode, base, sets }), base + temps);
+    modes[mode] = done;
   }
   return done;
 }

@@ -24,6 +24,9 @@ const INLINED = new Set([
   "anyOffset",
 ]);
 
+/** Operations that may change nothing, depending on the width of what they are done to. */
+const WIDTH_MATTERS = new Set(["i64.and", "i64.extend_i32_u"]);
+
 /** A function's body under way: an instruction's own, or one inlined in it. */
 export interface Frame {
   readonly facts: Facts;
@@ -94,9 +97,9 @@ export abstract class Rewriter {
   /** Rewrites an ending; whether control may go on behind it. */
   protected abstract end(how: Ending, out: Stmt[], isTail: boolean): boolean;
 
-  protected enter(known: Facts, result: number, resultType: WasmType | undefined): Frame {
-    const base = this.region.temps;
-    this.region.temps += known.temps;
+  /** Begins a body whose temps get numbers from `base` on. */
+  protected enter(known: Facts, base: number, result: number, resultType?: WasmType): Frame {
+    this.region.temps = Math.max(this.region.temps, base + known.temps);
     this.frame = {
       facts: known,
       base,
@@ -119,7 +122,10 @@ export abstract class Rewriter {
       case "cpu":
         return node;
       case "temp":
-        return frame.values[node.id] ?? { k: "temp", type: node.type, id: frame.base + node.id };
+        return (
+          frame.values[node.id] ??
+          (frame.base === 0 ? node : { k: "temp", type: node.type, id: frame.base + node.id })
+        );
       case "field":
         return i32(this.#uopField(UOP_FIELDS[node.field].offset, UOP_FIELDS[node.field].load));
       case "uop":
@@ -134,15 +140,16 @@ export abstract class Rewriter {
 
   #operation(node: Node & { k: "op" }): Node {
     const { args } = node;
+    if (args.length > 2) {
+      const made = { ...node, args: args.map((arg) => this.node(arg)) };
+      return fold(made, this.#fits32);
+    }
     const first = this.node(args[0]!);
-    const rewritten =
-      args.length === 1
-        ? [first]
-        : args.length === 2
-          ? [first, this.node(args[1]!)]
-          : args.map((arg) => this.node(arg));
-    const made = { k: "op", type: node.type, op: node.op, args: rewritten } as const;
-    return fold(node.lanes === undefined ? made : { ...made, lanes: node.lanes }, this.#fits32);
+    const second = args.length === 2 ? this.node(args[1]!) : undefined;
+    // Nothing new is known of it but the width of its temps.
+    if (first === args[0] && second === args[1] && !WIDTH_MATTERS.has(node.op)) return node;
+    const made = { ...node, args: second === undefined ? [first] : [first, second] };
+    return fold(made, this.#fits32);
   }
 
   #uopField(offset: number, load: LoadName): number {
@@ -349,7 +356,7 @@ export abstract class Rewriter {
     const { stmts, temps } = stmt.fn.body!();
     const known = factsOf(stmts, temps);
     const result = this.region.temps++;
-    const frame = this.enter(known, result, stmt.fn.result);
+    const frame = this.enter(known, this.region.temps, result, stmt.fn.result);
     args.forEach((arg, i) => {
       frame.values[i] = arg;
     });

@@ -2,7 +2,7 @@ import { Cpu, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout.ts";
 import { enterRegion } from "../cpu/lookup.ts";
 import { CALL_HANDLER } from "../engine/names.ts";
 import type { Ending, Fn, Node, Stmt } from "../ir/ir.ts";
-import { factsOfHandler, isCalled } from "./facts.ts";
+import { factsInMode, factsOfHandler, isCalled } from "./facts.ts";
 import type { Block } from "./graph.ts";
 import { Reg } from "./layout.ts";
 import { cpuLoad, cpuStore, i32, i64, isNegative, local, op, set } from "./nodes.ts";
@@ -152,12 +152,12 @@ class BlockSpecializer extends Rewriter {
   #instruction(): boolean {
     const { handler, uop } = this.op;
     this.begin();
-    const known = factsOfHandler(handler);
     let falls = true;
     if (isCalled(handler)) falls = this.#callHandler();
     else {
+      const known = factsInMode(handler, this.region.mode);
       this.isEager = known.storesUnderCondition;
-      const frame = this.enter(known, -1, undefined);
+      const frame = this.enter(known, 0, -1);
       const body: Stmt[] = [];
       falls = this.list(known.stmts, body, true) || frame.isLeftEarly;
       if (frame.isLeftEarly) this.#out.push({ s: "block", label: frame.label, body });

@@ -246,10 +246,11 @@ export class EvaluatorCpu {
     this.#set64(Cpu.SEG_BASE + 8 * 5, state.gsBase);
     // ES CS SS DS FS GS as a Linux process has them.
     const selectors = test.options.mode === 64 ? [0, 0x33, 0x2b, 0, 0, 0] : [0x2b, 0x23, 0x2b, 0x2b, 0, 0];
-    // Flat, present, writable data; 32-bit readable code.
+    // Flat, present, writable data; 64-bit or 32-bit readable code.
+    const code = test.options.mode === 64 ? 0xa0fb : 0xc0fb;
     for (let i = 0; i < 6; i++) {
       this.#set32(Cpu.SEG_LIMIT + 4 * i, -1);
-      this.#set32(Cpu.SEG_ACCESS + 4 * i, i === 1 ? 0xc0fb : 0xc0f3);
+      this.#set32(Cpu.SEG_ACCESS + 4 * i, i === 1 ? code : 0xc0f3);
       this.#set32(Cpu.SEG_SELECTOR + 4 * i, selectors[i]!);
     }
     this.#set32(Cpu.MODE, mode);
