@@ -207,14 +207,14 @@ export interface SoftvtOptions {
   readonly decodedBytes?: number;
   /**
    * How often a slice must end in a page's code before that is compiled to WebAssembly of its own: 0 compiles
-   * everything before it first runs, which finds errors in that and costs speed, `Infinity` nothing. Default 96.
+   * everything before it first runs, which finds errors in that and costs speed, `Infinity` nothing. Default 64.
    */
   readonly compileAfter?: number;
 }
 
 type Tuning = Required<SoftvtOptions>;
 type RegionCompiler = typeof import("../region/index.ts");
-const DEFAULT_COMPILE_AFTER = 96;
+const DEFAULT_COMPILE_AFTER = 64;
 
 const MIN_DECODED_BYTES = 4096;
 
