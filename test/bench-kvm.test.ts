@@ -23,6 +23,8 @@ describe("bench kvm: options", () => {
     expect([...parts]).toEqual(["exits", "mailbox", "boot"]);
     expect([...places]).toEqual(["host", "rig"]);
     expect([runs, json, timeoutMs]).toEqual([5, false, 120_000]);
+    expect(parseKvmOptions([]).commandLine).toBe("console=ttyS0 panic=-1");
+    expect(parseKvmOptions(["--append", "quiet"]).commandLine).toBe("quiet");
   });
 
   it("takes lists, numbers and --json", () => {

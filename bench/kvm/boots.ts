@@ -40,7 +40,7 @@ export function microvmCommand(qemu: string, guest: BootGuest, firmware?: string
   const { kernel, initrd, memoryMiB, commandLine } = guest;
   return [
     qemu,
-    ...["-M", "microvm,accel=kvm", "-cpu", "host", "-m", String(memoryMiB)],
+    ...["-M", "microvm,accel=kvm,rtc=on", "-cpu", "host", "-m", String(memoryMiB)],
     ...["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"],
     ...(firmware === undefined ? [] : ["-L", firmware]),
     ...["-kernel", kernel, "-initrd", initrd, "-append", commandLine],

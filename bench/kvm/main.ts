@@ -20,7 +20,7 @@ const LATENCIES = {
   host: { busy: 16_000, idle: 1000, pauseUs: 2000 },
   rig: { busy: 4000, idle: 300, pauseUs: 2000 },
 } as const;
-const BOOT = { memoryMiB: 256, commandLine: "console=ttyS0 panic=-1" } as const;
+const MEMORY_MIB = 256;
 
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
 const options = readOptions();
@@ -93,8 +93,12 @@ async function onHost(exitLoop: string | undefined): Promise<KvmFigures | undefi
   return figures;
 }
 
+function guestOptions(): { memoryMiB: number; commandLine: string } {
+  return { memoryMiB: MEMORY_MIB, commandLine: options.commandLine };
+}
+
 async function bootOnHost(): Promise<BootFigures> {
-  const guest = { ...(await writeGuest(work)), ...BOOT };
+  const guest = { ...(await writeGuest(work)), ...guestOptions() };
   const cli = fileURLToPath(new URL("../../packages/skep/dist/cli/index.js", import.meta.url));
   return measureBoots({
     rounds: options.runs,
@@ -114,7 +118,7 @@ async function inRig(exitLoop: string | undefined): Promise<KvmFigures | undefin
   const plan = {
     ...(parts.has("exits") && { exits: { ...EXITS.rig, exitLoop } }),
     ...(parts.has("mailbox") && { mailbox: LATENCIES.rig }),
-    ...(parts.has("boot") && { boot: { rounds: runs, timeoutMs, ...BOOT } }),
+    ...(parts.has("boot") && { boot: { rounds: runs, timeoutMs, ...guestOptions() } }),
   };
   return measureInRig(plan, (line) => say(`rig: ${line}`));
 }
@@ -122,7 +126,7 @@ async function inRig(exitLoop: string | undefined): Promise<KvmFigures | undefin
 function report(): void {
   const host = { cpu: cpus()[0]?.model, cpus: cpus().length, node: process.version };
   if (options.json) {
-    const document = { kind: "skep-bench-kvm", version: 1, host, memoryMiB: BOOT.memoryMiB, ...found };
+    const document = { kind: "skep-bench-kvm", version: 1, host, guest: guestOptions(), ...found };
     process.stdout.write(`${JSON.stringify(document, undefined, 2)}\n`);
     return;
   }

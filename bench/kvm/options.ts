@@ -5,13 +5,16 @@ export type Part = (typeof PARTS)[number];
 export const PLACES = ["host", "rig"] as const;
 export type Place = (typeof PLACES)[number];
 
-export const HELP = `npm run bench -- kvm [--only PART,…] [--on PLACE,…] [--runs N] [--json] [--timeout SECONDS]
+const DEFAULT_COMMAND_LINE = "console=ttyS0 panic=-1";
+
+export const HELP = `npm run bench -- kvm [--only PART,…] [--on PLACE,…] [--runs N] [--json] [--append TEXT]
 
 What KVM's engine costs: exits against a loop in C, exits by the mailbox, a boot against QEMU's microvm.
   --only PART  ${PARTS.join(", ")}; more than one by commas (default: all)
   --on PLACE   ${PLACES.join(", ")}: this machine's KVM, or KVM in an emulated machine (default: both);
                on a host whose KVM emulates, boots are measured in the rig alone
   --runs N     boots of each machine, alternating (default 5)
+  --append T   the booted kernel's command line (default "${DEFAULT_COMMAND_LINE}")
   --json       one JSON document on stdout in place of the tables
   --timeout S  seconds after which a boot is given up (default 120)
 `;
@@ -20,6 +23,7 @@ export interface KvmBenchOptions {
   readonly parts: ReadonlySet<Part>;
   readonly places: ReadonlySet<Place>;
   readonly runs: number;
+  readonly commandLine: string;
   readonly json: boolean;
   readonly timeoutMs: number;
   readonly help: boolean;
@@ -33,6 +37,7 @@ export function parseKvmOptions(args: readonly string[]): KvmBenchOptions {
       only: { type: "string", default: PARTS.join() },
       on: { type: "string", default: PLACES.join() },
       runs: { type: "string", default: "5" },
+      append: { type: "string", default: DEFAULT_COMMAND_LINE },
       json: { type: "boolean", default: false },
       timeout: { type: "string", default: "120" },
       help: { type: "boolean", default: false },
@@ -42,6 +47,7 @@ export function parseKvmOptions(args: readonly string[]): KvmBenchOptions {
     parts: names("--only", values.only, PARTS),
     places: names("--on", values.on, PLACES),
     runs: positive("--runs", values.runs),
+    commandLine: values.append,
     json: values.json,
     timeoutMs: positive("--timeout", values.timeout) * 1000,
     help: values.help,
