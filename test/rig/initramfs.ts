@@ -38,11 +38,24 @@ const MODULES: readonly [name: string, wanted: RegExp][] = [
   [KOFFI_BINARY, /^(package\.json|index\.js|linux_x64\/koffi\.node)$/],
 ];
 
+/** What a rig runs in place of its scripts. */
+export interface RigPayload {
+  readonly files: readonly CpioEntry[];
+  /** A line of the shell's, in the root directory. It prints the record that closes the list. */
+  readonly command: string;
+}
+
+export interface PackOptions {
+  readonly scripts: readonly ScriptName[];
+  readonly only?: string;
+  readonly payload?: RigPayload;
+}
+
 /** Packs the archive; the packages have to be built. */
 export async function packInitramfs(
   machine: RigMachine,
   kernel: RigKernel,
-  { scripts, only = "" }: { readonly scripts: readonly ScriptName[]; readonly only?: string },
+  { scripts, only = "", payload }: PackOptions,
 ): Promise<Uint8Array> {
   const busybox = await readFile((await obtainDebianFile("busybox-static")).path);
   const modules = machine.modules.map(async (name) => ({ name, data: await readFile(kernel.paths[name]) }));
@@ -50,12 +63,15 @@ export async function packInitramfs(
     busybox,
     modules: await Promise.all(modules),
     hostname: machine.name,
-    command: [`export RIG_ONLY=${quoted(only)}`, `exec sh /rig/supervise.sh ${scripts.join(" ")}`].join("\n"),
+    command:
+      payload?.command ??
+      [`export RIG_ONLY=${quoted(only)}`, `exec sh /rig/supervise.sh ${scripts.join(" ")}`].join("\n"),
     files: [
       { kind: "file", path: "rig/supervise.sh", data: await readFile(here("guest/supervise.sh")) },
       { kind: "file", path: "rig/package.json", data: '{ "type": "module" }\n' },
       ...(await bundleScripts()),
       ...(scripts.includes("linux") ? [await guestKernel(kernel)] : []),
+      ...(payload?.files ?? []),
       ...(await nodeFiles()),
       ...(await Promise.all(MODULES.map(([name, wanted]) => moduleFiles(name, wanted)))).flat(),
     ],
@@ -89,19 +105,29 @@ export async function bundleScripts(): Promise<{ kind: "file"; path: string; dat
   return outputFiles.map(({ path, contents }) => ({ kind: "file", path: path.slice(1), data: contents }));
 }
 
-/** Node and every shared library that it and koffi ask for, each at the path that the loader looks for it. */
+/** Node and every shared library that it and koffi ask for. */
 async function nodeFiles(): Promise<CpioEntry[]> {
   const binary = join(root, "node_modules", KOFFI_BINARY, "linux_x64/koffi.node");
+  const node = {
+    kind: "file",
+    path: "bin/node",
+    mode: 0o755,
+    data: await readFile(process.execPath),
+  } as const;
+  return [node, ...(await libraryFiles([process.execPath, binary]))];
+}
+
+/** Every shared library that `binaries` ask for, each at the path that the loader looks for it. */
+export async function libraryFiles(binaries: readonly string[]): Promise<CpioEntry[]> {
   const libraries = new Set<string>();
-  for (const path of [process.execPath, binary]) {
+  for (const path of binaries) {
     const { stdout } = await runFile("ldd", [path]);
     for (const [, library] of stdout.matchAll(/(\/\S+) \(0x[0-9a-f]+\)/g)) libraries.add(library!);
   }
-  const files = [...libraries].map((path): [string, string] => [path.slice(1), path]);
   return Promise.all(
-    [["bin/node", process.execPath] as const, ...files].map(async ([path, source]) => ({
+    [...libraries].map(async (source) => ({
       kind: "file",
-      path,
+      path: source.slice(1),
       mode: 0o755,
       data: await readFile(source),
     })),

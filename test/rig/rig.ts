@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { ExecOutputParser, execCommandLine } from "@skep/boot";
 import { obtainDebianFiles } from "skep/node";
 import type { ScriptName } from "./guest/scripts.ts";
-import { packInitramfs } from "./initramfs.ts";
+import { packInitramfs, type RigPayload } from "./initramfs.ts";
 import type { RigMachine, RigMedia } from "./machine.ts";
 import { RecordReader, type RigRecord } from "./records.ts";
 
@@ -14,6 +14,8 @@ export interface RigOptions {
   readonly scripts: readonly ScriptName[];
   /** Runs the cases whose names contain this. Default: all. */
   readonly only?: string;
+  /** Runs this, and no scripts. */
+  readonly payload?: RigPayload;
   /** Seconds after which the machine is ended. */
   readonly timeoutSeconds: number;
   /** Ends the machine at once. */

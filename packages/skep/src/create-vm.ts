@@ -59,8 +59,8 @@ const MIB = 2 ** 20;
 const MIN_MEMORY_MIB = 16;
 /** What a 32-bit WebAssembly memory holds beside the engine's own structures. */
 const MAX_MEMORY_MIB = 3584;
-/** As many buses as ECAM has room for: those behind bridges, which a guest numbers. */
-const LAST_PCI_BUS = 255;
+/** Buses for bridges to be numbered. Linux looks for devices on each that ECAM has: 16,000 port accesses for 256. */
+const LAST_PCI_BUS = 15;
 const DEFAULT_COMMAND_LINE = "console=ttyS0";
 const RNG_SEED_BYTES = 32;
 /** A panic's report is about 40 lines: what was wrong, the registers, the call trace. */

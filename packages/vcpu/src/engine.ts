@@ -100,8 +100,11 @@ export interface VcpuThreads {
   kick(index: number): void;
   /** Whether the stopped vCPU `index` halts with interrupts off, or waits to be started by another. */
   isStuck(index: number): boolean;
-  /** Waits a little without leaving this thread; true where a vCPU stopped meanwhile, or `ring()` was called. */
-  spin(): boolean;
+  /**
+   * Waits a little, `limitMs` at most if that is long, without leaving this thread; true where a vCPU stopped
+   * meanwhile, or `ring()` was called.
+   */
+  spin(limitMs: number): boolean;
   /** Resolves once a vCPU has stopped since `spin()` or `wait()` last said so, `ring()` was called, or `ms` are over. */
   wait(ms: number): Promise<void>;
   /** Ends a `wait()`. */
@@ -115,6 +118,8 @@ export interface VcpuRunOptions {
   tsc: bigint;
   /** Ticks of the TSC an instruction advances it within a slice. */
   tscPerInstruction: number;
+  /** False: the clock has not stood still since this vCPU's last run, a TSC of its own is right. Absent: it may have. */
+  tscJumped?: boolean;
   /** Exit with `InterruptWindow` as soon as the guest can take an interrupt. */
   interruptWindow: boolean;
   /** Exit with `MonitorTrapFlag` after one instruction. */
@@ -123,6 +128,11 @@ export interface VcpuRunOptions {
 
 export interface EngineVcpu {
   readonly index: number;
+  /**
+   * Its TSC runs with the host's time: within a slice `budget`, `tsc` and `tscPerInstruction` may stay what they were at
+   * its beginning. Default false.
+   */
+  readonly hasOwnTsc?: boolean;
   /** Runs the guest until it exits. The exit is valid until the next run; answers are written into it. */
   run(options: VcpuRunOptions): VmExit;
   /** Whether an external interrupt injected now would be taken at the next entry (RFLAGS.IF, no shadow, no event). */

@@ -72,6 +72,7 @@ class Slot {
     budget: 1,
     tsc: 0n,
     tscPerInstruction: 1,
+    tscJumped: true,
     interruptWindow: false,
     singleStep: false,
   };
@@ -132,6 +133,7 @@ export class RunLoop implements VcpuLoop {
   async run(): Promise<RunLoopEnd> {
     this.#end = undefined;
     this.#clock.resume();
+    for (const { options } of this.#slots) options.tscJumped = true;
     try {
       let yieldedMs = this.#scheduler.hostMs();
       for (;;) {
@@ -241,16 +243,17 @@ export class RunLoop implements VcpuLoop {
   #runSlice(slot: Slot): void {
     const { vcpu, options } = slot;
     const clock = this.#clock;
+    const hasOwnTsc = vcpu.hasOwnTsc === true;
     let left = this.#sliceInstructions;
+    if (hasOwnTsc) this.#tellTime(options, left);
     for (;;) {
       options.interruptWindow = this.#deliverInterrupt(slot);
-      options.tsc = clock.tsc();
-      options.tscPerInstruction = clock.tscPerInstruction;
-      options.budget = clock.budget(left);
+      if (!hasOwnTsc) this.#tellTime(options, left);
       const before = vcpu.instructions;
       const exit = vcpu.run(options);
+      options.tscJumped = false;
       const count = vcpu.instructions - before;
-      clock.retired(count);
+      if (count > 0) clock.retired(count);
       this.exitCounts[exit.reason]!++;
 
       switch (this.#dispatcher.handle(vcpu, exit)) {
@@ -270,10 +273,18 @@ export class RunLoop implements VcpuLoop {
       }
       left -= count + EXIT_COST;
       if (left <= 0) return;
-      this.#fireTimers();
+      // Asking the time is a good part of what an exit costs; nobody else wants to know it where no timer is armed.
+      if (!hasOwnTsc || clock.timers.size > 0) this.#fireTimers();
       this.#takeSignals(slot);
       if (slot.isWaiting || this.#stopRequested) return;
     }
+  }
+
+  #tellTime(options: VcpuRunOptions, instructions: number): void {
+    const clock = this.#clock;
+    options.tsc = clock.tsc();
+    options.tscPerInstruction = clock.tscPerInstruction;
+    options.budget = clock.budget(instructions);
   }
 
   #fireTimers(): void {

@@ -143,7 +143,7 @@ export class ThreadLoop implements VcpuLoop {
         // A wait that was over at once has not let the event loop run: only this counts as its turn.
         await this.#scheduler.yield();
         yieldedMs = this.#scheduler.hostMs();
-      } else if (this.#threads.spin()) {
+      } else if (this.#threads.spin(this.#untilTimerMs())) {
         // Something stopped or rang meanwhile.
       } else if (this.#endsWhenHalted && nowMs - quietSinceMs >= STUCK_CHECK_MS) {
         await this.#endIfStuck();
@@ -226,7 +226,7 @@ export class ThreadLoop implements VcpuLoop {
         }
         hasStopped = true;
       }
-      if (!hasStopped && !this.#threads.spin()) await this.#threads.wait(WAIT_MAX_MS);
+      if (!hasStopped && !this.#threads.spin(WAIT_MAX_MS)) await this.#threads.wait(WAIT_MAX_MS);
     }
   }
 
@@ -255,7 +255,7 @@ export class ThreadLoop implements VcpuLoop {
       while (slot.isRunning) {
         const exit = this.#takeExit(slot);
         if (exit === undefined) {
-          if (!this.#threads.spin()) await this.#threads.wait(WAIT_MAX_MS);
+          if (!this.#threads.spin(WAIT_MAX_MS)) await this.#threads.wait(WAIT_MAX_MS);
         } else if (!slot.isClean && this.#answer(slot, exit)) {
           this.#enter(slot);
           // It is not stuck: it just did something.
@@ -278,9 +278,14 @@ export class ThreadLoop implements VcpuLoop {
     if (timers.nextDeadline <= now) timers.fireDue(now);
   }
 
+  /** Not more than 0 where a timer is due. */
+  #untilTimerMs(): number {
+    return (this.#clock.timers.nextDeadline - this.#clock.now()) / NS_PER_MS;
+  }
+
   /** `setTimeout`'s grain is too coarse for what is left below a millisecond: that is spent yielding. */
   async #wait(): Promise<void> {
-    const leftMs = (this.#clock.timers.nextDeadline - this.#clock.now()) / NS_PER_MS;
+    const leftMs = this.#untilTimerMs();
     if (leftMs <= 0) return;
     if (leftMs < 1) await this.#scheduler.yield();
     else

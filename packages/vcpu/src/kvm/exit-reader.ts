@@ -123,14 +123,14 @@ export class ExitReader {
         this.#io.port = run.u16(RunIo.PORT);
         this.#io.size = run.u8(RunIo.SIZE) as 1 | 2 | 4;
         this.#io.direction = run.u8(RunIo.DIRECTION) === 0 ? "in" : "out";
-        this.#at = Number(run.u64(RunIo.DATA_OFFSET));
+        this.#at = run.u32(RunIo.DATA_OFFSET);
         this.#left = run.u32(RunIo.COUNT);
         return this.#nextIo();
 
       case KvmExit.MMIO: {
         this.#pending = "mmio";
         this.#mmio.access = run.u8(RunMmio.IS_WRITE) === 0 ? "read" : "write";
-        this.#mmio.address = Number(run.u64(RunMmio.ADDRESS));
+        this.#mmio.address = run.u32(RunMmio.ADDRESS) + run.u32(RunMmio.ADDRESS + 4) * 2 ** 32;
         this.#mmio.size = 1;
         this.#at = RunMmio.DATA;
         this.#left = run.u32(RunMmio.LENGTH);

@@ -18,7 +18,6 @@ const Syscall = {
   gettid: 186,
   timer_create: 222,
   timer_settime: 223,
-  timer_delete: 226,
   epoll_ctl: 233,
   tgkill: 234,
   eventfd2: 290,
@@ -125,9 +124,12 @@ export class Native {
 
   /** An ioctl with a plain argument; its result, 0 or more. @throws KvmError */
   ioctl(fd: number, name: IoctlName, argument: Word = 0): number {
-    const result = this.#ioctl(fd, Ioctl[name], argument);
-    if (result < 0) throw this.#failed(name);
-    return result;
+    for (;;) {
+      const result = this.#ioctl(fd, Ioctl[name], argument);
+      if (result >= 0) return result;
+      // A signal came meanwhile, such as a profiler's: making a VM takes long enough for one.
+      if (this.#koffi.errno() !== constants.errno.EINTR) throw this.#failed(name);
+    }
   }
 
   /** An ioctl with a structure; its result, 0 or more. @throws KvmError */
@@ -253,15 +255,11 @@ export class Native {
     return id[0]!;
   }
 
-  /** Arms it for once in `ns`; 0 disarms. `scratch` is a struct itimerspec of 32 bytes. */
+  /** Arms it for once in `ns`. `scratch` is a struct itimerspec of 32 bytes. */
   setKickTimer(timer: number, ns: number, scratch: Struct): void {
     scratch.setU64(16, BigInt(Math.floor(ns / 1_000_000_000)));
     scratch.setU64(24, BigInt(Math.floor(ns % 1_000_000_000)));
     this.#call("timer_settime", timer, 0, this.address(scratch.bytes), 0);
-  }
-
-  deleteKickTimer(timer: number): void {
-    this.#call("timer_delete", timer);
   }
 
   #call(name: SyscallName, ...args: Word[]): Word {

@@ -19,6 +19,12 @@ interface WaitAsync {
   ): { async: false } | { async: true; value: Promise<string> };
 }
 
+/**
+ * Longest sleep on the VM's thread that its event loop does not see, in ms: waking from one that it sees takes ten times
+ * as long as waking from Atomics.wait.
+ */
+const BLOCK_MS = 1;
+
 /** What the VM does about its clocks when time goes on. */
 export type StartTime = (nowNs: number, tsc: bigint) => void;
 
@@ -126,8 +132,10 @@ export class KvmThreads implements VcpuThreads {
     return this.#thread(index).vcpu.isStuck();
   }
 
-  spin(): boolean {
-    for (let i = 0; i < SPIN_ROUNDS; i++) {
+  spin(limitMs: number): boolean {
+    // With no processor to look from, this thread sleeps: shortly, as the event loop stands still meanwhile.
+    if (SPIN_ROUNDS === 0) Atomics.wait(this.#bell, 0, this.#heard, Math.min(limitMs, BLOCK_MS));
+    for (let i = 0; i <= SPIN_ROUNDS; i++) {
       const count = Atomics.load(this.#bell, 0);
       if (count === this.#heard) continue;
       this.#heard = count;

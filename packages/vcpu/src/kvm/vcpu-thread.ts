@@ -10,6 +10,7 @@
  * and then sleep.
  */
 
+import { availableParallelism } from "node:os";
 import { Ioctl } from "./abi.ts";
 import { KICK_SIGNAL } from "./native.ts";
 import type { WorkerProgram } from "./worker-pool.ts";
@@ -36,9 +37,9 @@ export const BoxState = {
 
 /**
  * Rounds of looking at a word before sleeping. One takes 5 to 15 ns: 3,000 are 15 to 45 µs, no more than what the
- * sleep that they avoid would cost.
+ * sleep that they avoid would cost. None where there is one processor: who looks keeps the other from answering.
  */
-export const SPIN_ROUNDS = 3000;
+export const SPIN_ROUNDS = availableParallelism() > 1 ? 3000 : 0;
 
 /** What a job is given. */
 export interface VcpuThreadData {

@@ -7,6 +7,7 @@ import type { VcpuStateV1 } from "../state.ts";
 import { GuestDebug, MpState, TscAttribute } from "./abi.ts";
 import { KvmExitError } from "./errors.ts";
 import { ExitReader, type KvmEvent, type KvmFailure } from "./exit-reader.ts";
+import { KickTimer } from "./kick-timer.ts";
 import { KICK_SIGNAL, kvmError, MapFlag, type Mapping, type Native } from "./native.ts";
 import { parseVcpuState } from "./parse-state.ts";
 import { Run, Size, Struct } from "./structs.ts";
@@ -25,8 +26,6 @@ export interface VcpuHost {
   cpuid(index: number): Struct;
   /** CPUID leaf 1 EAX: what RESET leaves in EDX. */
   readonly signature: number;
-  /** Arms the timer that kicks the calling thread in `ns`; 0 disarms it. */
-  setKickTimer(ns: number): void;
   /** Deals with what is no VM exit. */
   onEvent(event: KvmEvent): void;
   /** Bytes at a guest-physical address, as far as there is memory. */
@@ -52,6 +51,7 @@ const INSTRUCTION_BYTES = 15;
 
 export class KvmVcpu implements EngineVcpu {
   readonly index: number;
+  readonly hasOwnTsc = true;
   /** KVM does not count. */
   readonly instructions = 0;
   readonly fd: number;
@@ -60,6 +60,7 @@ export class KvmVcpu implements EngineVcpu {
 
   readonly #host: VcpuHost;
   readonly #native: Native;
+  readonly #kickTimer: KickTimer;
   readonly #mapping: Mapping;
   readonly #run: Struct;
   readonly #reader: ExitReader;
@@ -67,7 +68,7 @@ export class KvmVcpu implements EngineVcpu {
   /** What an exit hid behind another one: given out by the next run before the guest is entered. */
   #deferred: VmExit | undefined;
   #cr8: { reason: typeof ExitReason.CrAccess; register: 8; direction: "write"; value: number } | undefined;
-  #tpr = 0n;
+  #tpr = 0;
   /** Where the APIC is not KVM's, KVM does not know of it. */
   #activity: VcpuStateV1["activity"] = "active";
   /** kvm_run's word on interrupts is of the last exit; anything that was set since makes it stale. */
@@ -82,6 +83,7 @@ export class KvmVcpu implements EngineVcpu {
     this.index = index;
     this.#host = host;
     this.#native = native;
+    this.#kickTimer = KickTimer.ofThread(native);
     this.fd = native.ioctl(host.fd, "KVM_CREATE_VCPU", index);
     let mapping: Mapping | undefined;
     try {
@@ -111,19 +113,15 @@ export class KvmVcpu implements EngineVcpu {
     this.#expectOpen();
     const early = this.#takeDeferred() ?? this.#reader.advance();
     if (early !== undefined) return early;
-    this.#followClock(options.tsc);
+    if (options.tscJumped !== false) this.#followClock(options.tsc);
     this.#run.setU8(Run.REQUEST_INTERRUPT_WINDOW, options.interruptWindow ? 1 : 0);
     this.#setStepping(options.singleStep);
     this.#activity = "active";
     const ns = Math.min(Math.max(options.budget * NS_PER_BUDGETED, MIN_SLICE_NS), this.sliceLimitNs);
-    this.#host.setKickTimer(ns);
-    try {
-      for (;;) {
-        const exit = this.finish(this.#native.run(this.fd), PREEMPTED);
-        if (exit !== undefined) return exit;
-      }
-    } finally {
-      this.#host.setKickTimer(0);
+    this.#kickTimer.arm(ns);
+    for (;;) {
+      const exit = this.finish(this.#native.run(this.fd), PREEMPTED);
+      if (exit !== undefined) return exit;
     }
   }
 
@@ -151,6 +149,7 @@ export class KvmVcpu implements EngineVcpu {
     this.#isFresh = true;
     if (result === -EINTR) {
       this.#native.eatKick();
+      this.#kickTimer.wentOff();
       return interrupted;
     }
     // A vCPU that waits for INIT was woken without it.
@@ -300,7 +299,7 @@ export class KvmVcpu implements EngineVcpu {
 
   #takeDeferred(): VmExit | undefined {
     if (this.#cr8 !== undefined) {
-      this.#tpr = BigInt(this.#cr8.value);
+      this.#tpr = this.#cr8.value;
       this.#cr8 = undefined;
     }
     const deferred = this.#deferred;
@@ -311,14 +310,10 @@ export class KvmVcpu implements EngineVcpu {
   /** Where KVM has no APIC, CR8 is kvm_run's: a change is what VT-x calls a CR access. */
   #readTpr(): VmExit | undefined {
     if (this.#host.features.hasKernelApic) return undefined;
-    const value = this.#run.u64(Run.CR8);
+    // The rest of CR8 is reserved and 0 (SDM Vol. 3A sec. 2.5).
+    const value = this.#run.u8(Run.CR8) & 0xf;
     if (value === this.#tpr) return undefined;
-    this.#cr8 = {
-      reason: ExitReason.CrAccess,
-      register: 8,
-      direction: "write",
-      value: Number(value & 0xfn),
-    };
+    this.#cr8 = { reason: ExitReason.CrAccess, register: 8, direction: "write", value };
     return this.#cr8;
   }
 

@@ -57,8 +57,6 @@ export class KvmVm implements EngineVm, VcpuHost {
   readonly #rings: DirtyRings | undefined;
   readonly #regions: { readonly memory: HostMemory; readonly slot: MemorySlot }[] = [];
   readonly #vcpus: KvmVcpu[] = [];
-  readonly #timerSpec = new Struct(32);
-  #timer: number | undefined;
   #logsDirty = false;
   #isClosed = false;
 
@@ -177,7 +175,6 @@ export class KvmVm implements EngineVm, VcpuHost {
     this.#irqchip?.detach();
     this.#rings?.close();
     for (const vcpu of this.#vcpus) vcpu?.close();
-    if (this.#timer !== undefined) this.native.deleteKickTimer(this.#timer);
     this.native.close(this.fd);
     for (const { memory } of this.#regions) memory.close();
     this.#host.close();
@@ -187,11 +184,6 @@ export class KvmVm implements EngineVm, VcpuHost {
 
   cpuid(index: number): Struct {
     return cpuidEntries(this.#options.cpuid, index);
-  }
-
-  setKickTimer(ns: number): void {
-    this.#timer ??= this.native.kickTimer();
-    this.native.setKickTimer(this.#timer, ns, this.#timerSpec);
   }
 
   onEvent(event: KvmEvent): void {
