@@ -8,6 +8,7 @@ export * from "./errors.ts";
 export * from "./exit.ts";
 export { AfterExit, type ExitBuses, type ExitHandlers } from "./exit-dispatch.ts";
 export * from "./irq.ts";
+export * from "./irqchip-state.ts";
 export * from "./msr.ts";
 export * from "./msr-index.ts";
 export { firmwareMtrrs, MemoryType } from "./mtrr.ts";
