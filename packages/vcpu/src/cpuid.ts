@@ -7,6 +7,7 @@ import {
 } from "./cpuid-features.ts";
 import { CPUID_MODELS, type CpuidModelData, type CpuidModelName } from "./cpuid-models.ts";
 import type { CpuidTable } from "./engine.ts";
+import { StateReader } from "./state-reader.ts";
 import { checkInteger } from "./validate.ts";
 
 export interface CpuidResult {
@@ -16,6 +17,18 @@ export interface CpuidResult {
   edx: number;
 }
 
+export interface CpuidLeaf extends CpuidResult {
+  leaf: number;
+  subleaf: number;
+}
+
+/** CPUID as a saved VM's guest has seen it on vCPU 0: leaves in order, subleaves beyond the first where they say something. */
+export interface CpuidStateV1 {
+  kind: "cpuid";
+  version: 1;
+  leaves: CpuidLeaf[];
+}
+
 export interface CpuidModelOptions {
   /** A model's name, or a model of one's own. Default: `x86-64-v2`. */
   readonly model?: CpuidModelName | CpuidModelData;
@@ -23,6 +36,11 @@ export interface CpuidModelOptions {
   readonly add?: readonly CpuidFeatureName[];
   /** Flags not to offer. */
   readonly remove?: readonly CpuidFeatureName[];
+  /**
+   * What other engines can back (`Engine.supportedCpuid`): nothing is offered that one of them cannot, so that the VM can
+   * go on there.
+   */
+  readonly within?: readonly CpuidTable[];
   /** Number of vCPUs: cores of one package, one thread each; 1 to 255. */
   readonly vcpus: number;
   /** TSC frequency in Hz (`Clock.tscHz`). */
@@ -71,6 +89,8 @@ const PLATFORM_FEATURES = [
 ] as const satisfies readonly CpuidFeatureName[];
 
 const OSXSAVE = 1 << 27;
+/** No leaf has more that say something: leaf 0xD has one for each XSAVE component. */
+const MAX_SUBLEAVES = 20;
 
 /** XSAVE components beyond x87 and SSE, by the flag that goes with them (SDM Vol. 1 sec. 13.1). */
 const XSAVE_COMPONENTS: readonly {
@@ -110,13 +130,14 @@ export class CpuidModel implements CpuidTable {
    * @param supported what the engine can back (`Engine.supportedCpuid`).
    * @throws RangeError for an unknown model or flag, or a number out of range.
    */
-  constructor(supported: CpuidTable, options: CpuidModelOptions) {
+  constructor(engine: CpuidTable, options: CpuidModelOptions) {
+    const supported = commonCpuid([engine, ...(options.within ?? [])]);
     this.#vcpus = checkInteger("vcpus", options.vcpus, 1, 255);
     const tscHz = checkInteger("tscHz", options.tscHz, 1_000_000, 100_000_000_000);
     const apicHz = checkInteger("apicTimerHz", options.apicTimerHz ?? APIC_TIMER_HZ, 1, 0xffff_ffff);
     const choice = options.model ?? "x86-64-v2";
     const isHost = choice === "host";
-    this.model = isHost ? hostModel(supported) : typeof choice === "string" ? namedModel(choice) : choice;
+    this.model = isHost ? hostModel(engine) : typeof choice === "string" ? namedModel(choice) : choice;
     this.#chooseFeatures(supported, isHost, options);
     const engineBits = supported.query(0, 0x8000_0008, 0).eax & 0xff;
     this.physicalBits = Math.min(this.model.physicalBits, engineBits === 0 ? 36 : engineBits);
@@ -142,6 +163,48 @@ export class CpuidModel implements CpuidTable {
       const word = this.#word(leaf, subleaf, register);
       return Object.entries(bits).flatMap(([bit, name]) => ((word >>> Number(bit)) & 1 ? [name] : []));
     });
+  }
+
+  /** What the guest sees. */
+  save(): CpuidStateV1 {
+    const leaves = [...this.#leaves.keys()].sort((a, b) => a - b);
+    return {
+      kind: "cpuid",
+      version: 1,
+      leaves: leaves.flatMap((leaf) =>
+        Array.from({ length: MAX_SUBLEAVES }, (_, subleaf) => ({
+          leaf,
+          subleaf,
+          ...this.query(0, leaf, subleaf),
+        })).filter(({ subleaf, eax, ebx, ecx, edx }) => subleaf === 0 || (eax | ebx | ecx | edx) !== 0),
+      ),
+    };
+  }
+
+  /**
+   * Checks that a saved VM's guest sees here what it has seen: a processor does not change under a running system.
+   *
+   * @throws StateError naming the leaf and, as far as they are flags, what differs.
+   */
+  check(state: unknown): void {
+    const reader = new StateReader(state, "cpuid", 1);
+    const saved = reader.unknown("leaves");
+    const { leaves } = this.save();
+    if (!Array.isArray(saved)) throw reader.error("leaves", "an array", saved);
+    const key = (entry: { leaf?: unknown; subleaf?: unknown } | null): string =>
+      `${entry?.leaf}.${entry?.subleaf}`;
+    const before = new Map(saved.map((entry) => [key(entry), entry as Partial<CpuidLeaf>]));
+    const here = new Map(leaves.map((entry) => [key(entry), entry]));
+    for (const name of new Set([...here.keys(), ...before.keys()])) {
+      for (const register of ["eax", "ebx", "ecx", "edx"] as const) {
+        const [ours, theirs] = [here.get(name)?.[register] ?? 0, before.get(name)?.[register] ?? 0];
+        if (ours === theirs) continue;
+        const [leaf, subleaf] = name.split(".").map(Number) as [number, number];
+        const place = `leaves[0x${leaf.toString(16)}.${subleaf}].${register}`;
+        const flags = typeof theirs === "number" ? flagNames(leaf, subleaf, register, ours ^ theirs) : "";
+        throw reader.error(place, `0x${ours.toString(16)}, which this VM has${flags}`, theirs);
+      }
+    }
   }
 
   #chooseFeatures(supported: CpuidTable, isHost: boolean, options: CpuidModelOptions): void {
@@ -313,6 +376,50 @@ export class CpuidModel implements CpuidTable {
   #subleaves(leaf: number, results: readonly CpuidResult[]): void {
     this.#leaves.set(leaf, (_, subleaf) => results[subleaf] ?? EMPTY);
   }
+}
+
+/** What all of the tables can back. */
+function commonCpuid(tables: readonly CpuidTable[]): CpuidTable {
+  const [first, ...others] = tables;
+  if (others.length === 0) return first!;
+  const flags = new Set(
+    CPUID_FEATURE_WORDS.map(([leaf, subleaf, register]) => featureKey(leaf, subleaf, register)),
+  );
+  return {
+    query: (index, leaf, subleaf) => {
+      const result = { ...first!.query(index, leaf, subleaf) };
+      for (const table of others) {
+        const other = table.query(index, leaf, subleaf);
+        if (leaf === 0x8000_0008) result.eax = fewestBits(result.eax, other.eax);
+        else if (leaf === 0xd && subleaf === 0) result.eax = (result.eax & other.eax) >>> 0;
+        // Another hypervisor's leaves are there where all have the same.
+        else if (leaf === 0x4000_0000 && result.ebx !== other.ebx) return EMPTY;
+        for (const register of ["eax", "ebx", "ecx", "edx"] as const) {
+          if (!flags.has(featureKey(leaf, subleaf, register)) && leaf !== 0x4000_0001) continue;
+          result[register] = (result[register] & other[register]) >>> 0;
+        }
+      }
+      return result;
+    },
+  };
+}
+
+/** Leaf 0x80000008 EAX: physical and virtual address bits. An engine that says nothing has the least. */
+function fewestBits(one: number, other: number): number {
+  const least = (shift: number, fallback: number): number =>
+    Math.min((one >>> shift) & 0xff || fallback, (other >>> shift) & 0xff || fallback);
+  return least(0, 36) | (least(8, 48) << 8);
+}
+
+/** Names of the flags in `bits` of a register, for a message. */
+function flagNames(leaf: number, subleaf: number, register: CpuidRegister, bits: number): string {
+  const word = CPUID_FEATURE_WORDS.find(
+    (each) => each[0] === leaf && each[1] === subleaf && each[2] === register,
+  );
+  const names = Object.entries(word?.[3] ?? {}).flatMap(([bit, name]) =>
+    (bits >>> Number(bit)) & 1 ? [name] : [],
+  );
+  return names.length === 0 ? "" : ` (they differ in ${names.join(", ")})`;
 }
 
 function featureKey(leaf: number, subleaf: number, register: CpuidRegister): string {

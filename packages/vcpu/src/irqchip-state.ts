@@ -168,6 +168,8 @@ export interface IrqChipStateV1 {
   turn: number;
   /** The 8254 where it is one of these chips, as KVM's is. */
   pit?: Pit8254StateV1;
+  /** Bit 1 of port 0x61 where that port is the 8254's. */
+  speaker?: boolean;
 }
 
 /**
@@ -184,7 +186,10 @@ export function parseIrqChipState(state: unknown, vcpus: number): IrqChipStateV1
     ioapic: parseIoApicState(from.unknown("ioapic")),
     pic: parsePic8259State(from.unknown("pic")),
     turn: from.uint("turn", vcpus - 1),
-    ...(from.has("pit") && { pit: parsePit8254State(from.unknown("pit")) }),
+    ...(from.has("pit") && {
+      pit: parsePit8254State(from.unknown("pit")),
+      speaker: from.boolean("speaker"),
+    }),
   };
 }
 
