@@ -89,6 +89,9 @@ const PLATFORM_FEATURES = [
 ] as const satisfies readonly CpuidFeatureName[];
 
 const OSXSAVE = 1 << 27;
+/** A clock that runs wrong by this much loses 0.2 s a day. */
+const MAX_RATIO_ERROR = 2e-6;
+const MAX_VIRTUAL_BITS = 48;
 /** No leaf has more that say something: leaf 0xD has one for each XSAVE component. */
 const MAX_SUBLEAVES = 20;
 
@@ -124,6 +127,8 @@ export class CpuidModel implements CpuidTable {
   readonly physicalBits: number;
   readonly #vcpus: number;
   readonly #features = new Map<string, number>();
+  /** Leaves of which ECX selects a part. */
+  readonly #indexed = new Set<number>();
   readonly #leaves = new Map<number, (index: number, subleaf: number) => Readonly<CpuidResult>>();
 
   /**
@@ -168,11 +173,12 @@ export class CpuidModel implements CpuidTable {
   /** What the guest sees. */
   save(): CpuidStateV1 {
     const leaves = [...this.#leaves.keys()].sort((a, b) => a - b);
+    const subleaves = (leaf: number): number => (this.#indexed.has(leaf) ? MAX_SUBLEAVES : 1);
     return {
       kind: "cpuid",
       version: 1,
       leaves: leaves.flatMap((leaf) =>
-        Array.from({ length: MAX_SUBLEAVES }, (_, subleaf) => ({
+        Array.from({ length: subleaves(leaf) }, (_, subleaf) => ({
           leaf,
           subleaf,
           ...this.query(0, leaf, subleaf),
@@ -268,8 +274,8 @@ export class CpuidModel implements CpuidTable {
     this.#buildXsave(supported);
 
     // TSC = crystal * EBX / EAX. Linux takes both the TSC's and the APIC timer's rate from here and calibrates neither.
-    const divisor = greatestCommonDivisor(tscHz, apicHz);
-    this.#constant(0x15, { eax: apicHz / divisor, ebx: tscHz / divisor, ecx: apicHz, edx: 0 });
+    const [numerator, denominator] = clockRatio(tscHz, apicHz);
+    this.#constant(0x15, { eax: denominator, ebx: numerator, ecx: numerator === 0 ? 0 : apicHz, edx: 0 });
     const mhz = Math.min(Math.round(tscHz / 1_000_000), 0xffff);
     this.#constant(0x16, { eax: mhz, ebx: mhz, ecx: 100, edx: 0 });
   }
@@ -282,6 +288,7 @@ export class CpuidModel implements CpuidTable {
       { eax: 0, ebx: 1, ecx: (1 << 8) | 0, edx: id },
       { eax: coreBits, ebx: count, ecx: (2 << 8) | 1, edx: id },
     ]);
+    this.#indexed.add(leaf);
     this.#leaves.set(leaf, (index, subleaf) => {
       const levels = perVcpu[index] ?? perVcpu[0]!;
       return levels[subleaf] ?? { eax: 0, ebx: 0, ecx: subleaf & 0xff, edx: index };
@@ -360,7 +367,9 @@ export class CpuidModel implements CpuidTable {
     // L2: 1 MiB, 16 ways (code 8), lines of 64 bytes: what leaf 4 says.
     this.#constant(0x8000_0006, { ...EMPTY, ecx: (1024 << 16) | (8 << 12) | 64 });
     this.#constant(0x8000_0007, { ...EMPTY, edx: this.#word(0x8000_0007, 0, "edx") });
-    const virtualBits = (supported.query(0, 0x8000_0008, 0).eax >>> 8) & 0xff || 48;
+    const engineBits = (supported.query(0, 0x8000_0008, 0).eax >>> 8) & 0xff || MAX_VIRTUAL_BITS;
+    // More take a fifth level of page tables.
+    const virtualBits = this.has("la57") ? engineBits : Math.min(engineBits, MAX_VIRTUAL_BITS);
     this.#constant(0x8000_0008, {
       eax: this.physicalBits | (virtualBits << 8),
       ebx: this.#word(0x8000_0008, 0, "ebx"),
@@ -374,6 +383,7 @@ export class CpuidModel implements CpuidTable {
   }
 
   #subleaves(leaf: number, results: readonly CpuidResult[]): void {
+    this.#indexed.add(leaf);
     this.#leaves.set(leaf, (_, subleaf) => results[subleaf] ?? EMPTY);
   }
 }
@@ -498,6 +508,27 @@ function text(registers: readonly number[]): string {
     .join("");
 }
 
-function greatestCommonDivisor(a: number, b: number): number {
-  return b === 0 ? a : greatestCommonDivisor(b, a % b);
+/**
+ * Leaf 0x15's ratio of the TSC's rate to the crystal's, or [0, 0] where no fraction is close enough: the guest then has to
+ * measure.
+ *
+ * Linux works out kHz of the crystal times numerator in 32 bits (native_calibrate_tsc), so a numerator may not be large:
+ * the best fraction whose numerator is not, by continued fractions and what lies between two of their convergents.
+ */
+function clockRatio(tscHz: number, apicHz: number): readonly [numerator: number, denominator: number] {
+  const limit = Math.floor(0xffff_ffff / Math.max(1, Math.floor(apicHz / 1000)));
+  let [lastN, lastD, n, d] = [0, 1, 1, 0];
+  let [rest, divisor] = [tscHz, apicHz];
+  let best: readonly [number, number] = [0, 0];
+  const error = ([p, q]: readonly [number, number]): number => Math.abs((p * apicHz) / q - tscHz) / tscHz;
+  while (divisor !== 0) {
+    const whole = Math.floor(rest / divisor);
+    const fits = Math.min(whole, Math.floor((limit - lastN) / n));
+    const next = [fits * n + lastN, fits * d + lastD] as const;
+    if (fits > 0 && next[1] > 0 && !(error(best) <= error(next))) best = next;
+    if (fits < whole) break;
+    [lastN, lastD, n, d] = [n, d, ...next];
+    [rest, divisor] = [divisor, rest % divisor];
+  }
+  return error(best) <= MAX_RATIO_ERROR ? best : [0, 0];
 }
