@@ -79,7 +79,7 @@ function counterFromKvm(channel: Struct, nowNs: bigint): PitCounterStateV1 {
     running: isProgrammed,
     countRegister: count,
     n: count,
-    origin: -elapsed,
+    origin: 0 - elapsed,
     before: isProgrammed && mode !== 0,
     held: isProgrammed && !gate && stopsAtGate ? elapsed : -1,
     writeLow: channel.u8(Channel.WRITE_STATE) === Byte.WORD1 ? channel.u8(Channel.WRITE_LATCH) : -1,
@@ -88,7 +88,7 @@ function counterFromKvm(channel: Struct, nowNs: bigint): PitCounterStateV1 {
     latchedCount: latched === 0 ? -1 : channel.u16(Channel.LATCHED_COUNT),
     latchedStatus: channel.u8(Channel.STATUS_LATCHED) === 0 ? -1 : channel.u8(Channel.STATUS),
   };
-  if (isProgrammed) state.nullUntil = -elapsed;
+  if (isProgrammed) state.nullUntil = 0 - elapsed;
   return state;
 }
 
