@@ -1,3 +1,4 @@
+import { clockRatio, commonCpuid } from "./cpuid-common.ts";
 import {
   AMD_REPEATED_FLAGS,
   CPUID_FEATURE_WORDS,
@@ -6,8 +7,8 @@ import {
   cpuidFeature,
 } from "./cpuid-features.ts";
 import { CPUID_MODELS, type CpuidModelData, type CpuidModelName } from "./cpuid-models.ts";
+import { type CpuidStateV1, checkCpuidState } from "./cpuid-state.ts";
 import type { CpuidTable } from "./engine.ts";
-import { StateReader } from "./state-reader.ts";
 import { checkInteger } from "./validate.ts";
 
 export interface CpuidResult {
@@ -15,18 +16,6 @@ export interface CpuidResult {
   ebx: number;
   ecx: number;
   edx: number;
-}
-
-export interface CpuidLeaf extends CpuidResult {
-  leaf: number;
-  subleaf: number;
-}
-
-/** CPUID as a saved VM's guest has seen it on vCPU 0: leaves in order, subleaves beyond the first where they say something. */
-export interface CpuidStateV1 {
-  kind: "cpuid";
-  version: 1;
-  leaves: CpuidLeaf[];
 }
 
 export interface CpuidModelOptions {
@@ -89,8 +78,6 @@ const PLATFORM_FEATURES = [
 ] as const satisfies readonly CpuidFeatureName[];
 
 const OSXSAVE = 1 << 27;
-/** A clock that runs wrong by this much loses 0.2 s a day. */
-const MAX_RATIO_ERROR = 2e-6;
 const MAX_VIRTUAL_BITS = 48;
 /** No leaf has more that say something: leaf 0xD has one for each XSAVE component. */
 const MAX_SUBLEAVES = 20;
@@ -193,24 +180,7 @@ export class CpuidModel implements CpuidTable {
    * @throws StateError naming the leaf and, as far as they are flags, what differs.
    */
   check(state: unknown): void {
-    const reader = new StateReader(state, "cpuid", 1);
-    const saved = reader.unknown("leaves");
-    const { leaves } = this.save();
-    if (!Array.isArray(saved)) throw reader.error("leaves", "an array", saved);
-    const key = (entry: { leaf?: unknown; subleaf?: unknown } | null): string =>
-      `${entry?.leaf}.${entry?.subleaf}`;
-    const before = new Map(saved.map((entry) => [key(entry), entry as Partial<CpuidLeaf>]));
-    const here = new Map(leaves.map((entry) => [key(entry), entry]));
-    for (const name of new Set([...here.keys(), ...before.keys()])) {
-      for (const register of ["eax", "ebx", "ecx", "edx"] as const) {
-        const [ours, theirs] = [here.get(name)?.[register] ?? 0, before.get(name)?.[register] ?? 0];
-        if (ours === theirs) continue;
-        const [leaf, subleaf] = name.split(".").map(Number) as [number, number];
-        const place = `leaves[0x${leaf.toString(16)}.${subleaf}].${register}`;
-        const flags = typeof theirs === "number" ? flagNames(leaf, subleaf, register, ours ^ theirs) : "";
-        throw reader.error(place, `0x${ours.toString(16)}, which this VM has${flags}`, theirs);
-      }
-    }
+    checkCpuidState(state, this.save().leaves);
   }
 
   #chooseFeatures(supported: CpuidTable, isHost: boolean, options: CpuidModelOptions): void {
@@ -388,50 +358,6 @@ export class CpuidModel implements CpuidTable {
   }
 }
 
-/** What all of the tables can back. */
-function commonCpuid(tables: readonly CpuidTable[]): CpuidTable {
-  const [first, ...others] = tables;
-  if (others.length === 0) return first!;
-  const flags = new Set(
-    CPUID_FEATURE_WORDS.map(([leaf, subleaf, register]) => featureKey(leaf, subleaf, register)),
-  );
-  return {
-    query: (index, leaf, subleaf) => {
-      const result = { ...first!.query(index, leaf, subleaf) };
-      for (const table of others) {
-        const other = table.query(index, leaf, subleaf);
-        if (leaf === 0x8000_0008) result.eax = fewestBits(result.eax, other.eax);
-        else if (leaf === 0xd && subleaf === 0) result.eax = (result.eax & other.eax) >>> 0;
-        // Another hypervisor's leaves are there where all have the same.
-        else if (leaf === 0x4000_0000 && result.ebx !== other.ebx) return EMPTY;
-        for (const register of ["eax", "ebx", "ecx", "edx"] as const) {
-          if (!flags.has(featureKey(leaf, subleaf, register)) && leaf !== 0x4000_0001) continue;
-          result[register] = (result[register] & other[register]) >>> 0;
-        }
-      }
-      return result;
-    },
-  };
-}
-
-/** Leaf 0x80000008 EAX: physical and virtual address bits. An engine that says nothing has the least. */
-function fewestBits(one: number, other: number): number {
-  const least = (shift: number, fallback: number): number =>
-    Math.min((one >>> shift) & 0xff || fallback, (other >>> shift) & 0xff || fallback);
-  return least(0, 36) | (least(8, 48) << 8);
-}
-
-/** Names of the flags in `bits` of a register, for a message. */
-function flagNames(leaf: number, subleaf: number, register: CpuidRegister, bits: number): string {
-  const word = CPUID_FEATURE_WORDS.find(
-    (each) => each[0] === leaf && each[1] === subleaf && each[2] === register,
-  );
-  const names = Object.entries(word?.[3] ?? {}).flatMap(([bit, name]) =>
-    (bits >>> Number(bit)) & 1 ? [name] : [],
-  );
-  return names.length === 0 ? "" : ` (they differ in ${names.join(", ")})`;
-}
-
 function featureKey(leaf: number, subleaf: number, register: CpuidRegister): string {
   return `${leaf}.${subleaf}.${register}`;
 }
@@ -506,29 +432,4 @@ function text(registers: readonly number[]): string {
     .flatMap((word) => [word, word >>> 8, word >>> 16, word >>> 24])
     .map((byte) => String.fromCharCode(byte & 0x7f))
     .join("");
-}
-
-/**
- * Leaf 0x15's ratio of the TSC's rate to the crystal's, or [0, 0] where no fraction is close enough: the guest then has to
- * measure.
- *
- * Linux works out kHz of the crystal times numerator in 32 bits (native_calibrate_tsc), so a numerator may not be large:
- * the best fraction whose numerator is not, by continued fractions and what lies between two of their convergents.
- */
-function clockRatio(tscHz: number, apicHz: number): readonly [numerator: number, denominator: number] {
-  const limit = Math.floor(0xffff_ffff / Math.max(1, Math.floor(apicHz / 1000)));
-  let [lastN, lastD, n, d] = [0, 1, 1, 0];
-  let [rest, divisor] = [tscHz, apicHz];
-  let best: readonly [number, number] = [0, 0];
-  const error = ([p, q]: readonly [number, number]): number => Math.abs((p * apicHz) / q - tscHz) / tscHz;
-  while (divisor !== 0) {
-    const whole = Math.floor(rest / divisor);
-    const fits = Math.min(whole, Math.floor((limit - lastN) / n));
-    const next = [fits * n + lastN, fits * d + lastD] as const;
-    if (fits > 0 && next[1] > 0 && !(error(best) <= error(next))) best = next;
-    if (fits < whole) break;
-    [lastN, lastD, n, d] = [n, d, ...next];
-    [rest, divisor] = [divisor, rest % divisor];
-  }
-  return error(best) <= MAX_RATIO_ERROR ? best : [0, 0];
 }

@@ -3,6 +3,7 @@ export * from "./clocks.ts";
 export * from "./cpuid.ts";
 export * from "./cpuid-features.ts";
 export * from "./cpuid-models.ts";
+export type { CpuidLeaf, CpuidStateV1 } from "./cpuid-state.ts";
 export * from "./engine.ts";
 export * from "./errors.ts";
 export * from "./exit.ts";

@@ -1,7 +1,8 @@
 import type { AddressSpace } from "@skep/memory";
 import { EventEmitter } from "eventemitter3";
 import type { ClockStateV1, RunClock } from "./clocks.ts";
-import { CpuidModel, type CpuidModelOptions, type CpuidStateV1 } from "./cpuid.ts";
+import { CpuidModel, type CpuidModelOptions } from "./cpuid.ts";
+import type { CpuidStateV1 } from "./cpuid-state.ts";
 import type { Engine, EngineVcpu, EngineVm } from "./engine.ts";
 import { EngineUnsuitableError, type GuestCrashError, VmStateError } from "./errors.ts";
 import type { ExitBuses } from "./exit-dispatch.ts";
