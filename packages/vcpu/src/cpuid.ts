@@ -119,7 +119,7 @@ export class CpuidModel implements CpuidTable {
   readonly #leaves = new Map<number, (index: number, subleaf: number) => Readonly<CpuidResult>>();
 
   /**
-   * @param supported what the engine can back (`Engine.supportedCpuid`).
+   * @param engine what it can back (`Engine.supportedCpuid`).
    * @throws RangeError for an unknown model or flag, or a number out of range.
    */
   constructor(engine: CpuidTable, options: CpuidModelOptions) {
