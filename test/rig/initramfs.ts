@@ -45,17 +45,22 @@ export interface RigPayload {
   readonly command: string;
 }
 
+/** Scripts that boot a guest of their own. */
+const BOOTING: ReadonlySet<ScriptName> = new Set(["linux", "two-engines"]);
+
 export interface PackOptions {
   readonly scripts: readonly ScriptName[];
   readonly only?: string;
   readonly payload?: RigPayload;
+  /** What cases made on the host beforehand. */
+  readonly before?: readonly { readonly name: string; readonly data: Uint8Array }[];
 }
 
 /** Packs the archive; the packages have to be built. */
 export async function packInitramfs(
   machine: RigMachine,
   kernel: RigKernel,
-  { scripts, only = "", payload }: PackOptions,
+  { scripts, only = "", before = [], payload }: PackOptions,
 ): Promise<Uint8Array> {
   const busybox = await readFile((await obtainDebianFile("busybox-static")).path);
   const modules = machine.modules.map(async (name) => ({ name, data: await readFile(kernel.paths[name]) }));
@@ -70,7 +75,8 @@ export async function packInitramfs(
       { kind: "file", path: "rig/supervise.sh", data: await readFile(here("guest/supervise.sh")) },
       { kind: "file", path: "rig/package.json", data: '{ "type": "module" }\n' },
       ...(await bundleScripts()),
-      ...(scripts.includes("linux") ? [await guestKernel(kernel)] : []),
+      ...(scripts.some((name) => BOOTING.has(name)) ? [await guestKernel(kernel)] : []),
+      ...before.map(({ name, data }): CpioEntry => ({ kind: "file", path: `rig/before/${name}`, data })),
       ...(payload?.files ?? []),
       ...(await nodeFiles()),
       ...(await Promise.all(MODULES.map(([name, wanted]) => moduleFiles(name, wanted)))).flat(),

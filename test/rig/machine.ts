@@ -13,6 +13,8 @@ export interface RigMedia {
   /** Where the bytes that the guest sends by its first and second serial port go. */
   readonly console: string;
   readonly channel: string;
+  /** The same for a third one, where the machine has it. */
+  readonly mail: string;
 }
 
 /** Why no rig can run on this host, or `undefined`: its Node and libraries are what runs inside. */

@@ -12,6 +12,10 @@ export interface Rig {
 }
 
 export const RIGS: Readonly<Record<"svm" | "vtx", Rig>> = {
-  svm: { machine: qemuSvm, scripts: ["smoke", "conformance-svm", "kvm", "linux"], timeoutSeconds: 1800 },
+  svm: {
+    machine: qemuSvm,
+    scripts: ["smoke", "conformance-svm", "kvm", "linux", "two-engines"],
+    timeoutSeconds: 1800,
+  },
   vtx: { machine: bochsVtx, scripts: ["smoke", "conformance-vtx"], timeoutSeconds: 3600 },
 };

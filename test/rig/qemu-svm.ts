@@ -14,11 +14,11 @@ export const qemuSvm: RigMachine = {
     hostLacks() ?? (existsSync(QEMU) ? undefined : "Debian's package qemu-system-x86 is not installed"),
   // One processor. With two and a host thread for each, code that V8 patches while the other processor runs it went astray
   // in one run of two; with two on one host thread, who waits for the other may wait for its time slice of 0.1 s.
-  prepare: async ({ kernel, initrd, commandLine, console, channel }) => [
+  prepare: async ({ kernel, initrd, commandLine, console, channel, mail }) => [
     QEMU,
     ...["-accel", "tcg", "-cpu", "max,+svm,+npt", "-smp", "1", "-m", MEMORY],
     ...["-kernel", kernel, "-initrd", initrd, "-append", commandLine],
     ...["-nodefaults", "-no-reboot", "-display", "none"],
-    ...["-serial", `file:${console}`, "-serial", `file:${channel}`],
+    ...[console, channel, mail].flatMap((path) => ["-serial", `file:${path}`]),
   ],
 };

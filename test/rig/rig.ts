@@ -1,13 +1,15 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { mkdtemp, open, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ExecOutputParser, execCommandLine } from "@skep/boot";
 import { obtainDebianFiles } from "skep/node";
-import type { ScriptName } from "./guest/scripts.ts";
+import type { RigCase } from "./guest/case.ts";
+import { SCRIPTS, type ScriptName } from "./guest/scripts.ts";
 import { packInitramfs, type RigPayload } from "./initramfs.ts";
 import type { RigMachine, RigMedia } from "./machine.ts";
+import { readMail } from "./mail.ts";
 import { RecordReader, type RigRecord } from "./records.ts";
 
 export interface RigOptions {
@@ -62,14 +64,67 @@ export async function runRig(machine: RigMachine, options: RigOptions): Promise<
       ].join(" "),
       console: join(directory, "console"),
       channel: join(directory, "channel"),
+      mail: join(directory, "mail"),
     };
-    const initramfs = await packInitramfs(machine, kernel, options);
+    const cases = await casesOf(options);
+    const before: { name: string; data: Uint8Array }[] = [];
+    for (const { test } of cases) {
+      if (test.before === undefined) continue;
+      note(`on the host: ${test.name}`);
+      before.push({ name: test.before.name, data: await test.before.make() });
+    }
+    const initramfs = await packInitramfs(machine, kernel, { ...options, before });
     await writeFile(media.initrd, initramfs);
     note(`${kernel.package} ${kernel.version}, initramfs of ${(initramfs.length / 1e6).toFixed(0)} MB`);
-    return await new Run(machine, media, options).boot(await machine.prepare(media));
+    const report = await new Run(machine, media, options).boot(await machine.prepare(media));
+    const received = await readFile(media.mail).catch(() => new Uint8Array());
+    return { ...report, records: await finish(cases, report.records, received, note) };
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
+}
+
+interface ScriptCase {
+  readonly script: ScriptName;
+  readonly test: RigCase;
+}
+
+/** The cases that will be run. */
+async function casesOf({ scripts, only = "" }: RigOptions): Promise<ScriptCase[]> {
+  const cases: ScriptCase[] = [];
+  for (const script of scripts) {
+    for (const test of await SCRIPTS[script]()) if (test.name.includes(only)) cases.push({ script, test });
+  }
+  return cases;
+}
+
+/** Runs what cases do on the host after the machine has ended; gives the records with what came of it. */
+async function finish(
+  cases: readonly ScriptCase[],
+  records: readonly RigRecord[],
+  received: Uint8Array,
+  note: (line: string) => void,
+): Promise<RigRecord[]> {
+  const finished: RigRecord[] = [];
+  for (const record of records) {
+    const found = cases.find(({ script, test }) => script === record.script && test.name === record.name);
+    const after = found?.test.after;
+    if (after === undefined || record.status !== "passed") {
+      finished.push(record);
+      continue;
+    }
+    note(`on the host: ${record.name}`);
+    try {
+      const sent = readMail(received).get(record.name);
+      if (sent === undefined) throw new Error("it sent nothing to the host");
+      await after(sent);
+      finished.push(record);
+    } catch (error) {
+      const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
+      finished.push({ ...record, status: "failed", message });
+    }
+  }
+  return finished;
 }
 
 /** Builds what is not built, one process at a time: test files run side by side. */

@@ -9,17 +9,14 @@ export {
   type I8042Options,
   type I8042StateV1,
 } from "./i8042.ts";
-export { IOAPIC_PINS, IoApic, type IoApicOptions, type IoApicStateV1 } from "./ioapic.ts";
-export { IrqChip, type IrqChipOptions, type IrqChipStateV1 } from "./irqchip.ts";
+export { IOAPIC_PINS, IoApic, type IoApicOptions } from "./ioapic.ts";
+export { IrqChip, type IrqChipOptions } from "./irqchip.ts";
 export { EXTINT, LocalApic } from "./lapic.ts";
 export type { LocalApicHost, LocalApicOptions } from "./lapic-options.ts";
 export { LvtEntry, Shorthand } from "./lapic-registers.ts";
-export type { LocalApicStateV1 } from "./lapic-state.ts";
-export type { LocalApicTimerStateV1 } from "./lapic-timer.ts";
 export * from "./layout.ts";
-export { Pic8259, type Pic8259ChipStateV1, type Pic8259StateV1 } from "./pic8259.ts";
-export type { PitCounterStateV1 } from "./pit-counter.ts";
-export { PIT_HZ, Pit8254, type Pit8254StateV1 } from "./pit8254.ts";
+export { Pic8259 } from "./pic8259.ts";
+export { PIT_HZ, Pit8254 } from "./pit8254.ts";
 export { Port61, type Port61StateV1 } from "./port61.ts";
 export { Port92, type Port92StateV1 } from "./port92.ts";
 export type { Ps2Device } from "./ps2-device.ts";

@@ -9,11 +9,11 @@
  * Missing: SMI delivery (dropped).
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateReader } from "@skep/vcpu";
+import { IOAPIC_INPUTS, type IoApicStateV1, parseIoApicState } from "@skep/vcpu";
 import { type ApicMessage, DeliveryMode } from "./apic-message.ts";
 
 /** Inputs, and so redirection entries. */
-export const IOAPIC_PINS = 24;
+export const IOAPIC_PINS = IOAPIC_INPUTS;
 
 /** Memory-mapped registers, 32 bits each. */
 const REG = {
@@ -52,18 +52,6 @@ const RTE_DESTINATION_SHIFT = 24;
 export interface IoApicOptions {
   /** I/O APIC ID at RESET, 0 to 15; default 0. The MADT has to agree. */
   readonly id?: number;
-}
-
-export interface IoApicStateV1 {
-  kind: "ioapic";
-  version: 1;
-  id: number;
-  select: number;
-  /** Redirection entries' low and high halves, remote IRR included. */
-  low: number[];
-  high: number[];
-  /** Levels of the inputs, bit n for input n. */
-  levels: number;
 }
 
 export class IoApic implements BusDevice {
@@ -205,15 +193,11 @@ export class IoApic implements BusDevice {
 
   /** Checks a saved state without taking it. @throws StateError */
   static parse(state: unknown): IoApicStateV1 {
-    const from = new StateReader(state, "ioapic", 1);
+    const saved = parseIoApicState(state);
     return {
-      kind: "ioapic",
-      version: 1,
-      id: from.uint("id", 15),
-      select: from.uint("select", 0xff),
-      low: from.uints("low", IOAPIC_PINS, 0x1_ffff).map((low) => low & (RTE_LOW_WRITABLE | RTE.REMOTE_IRR)),
-      high: from.uints("high", IOAPIC_PINS, 0xffff_ffff).map((high) => (high & RTE_HIGH_WRITABLE) >>> 0),
-      levels: from.uint("levels", 2 ** IOAPIC_PINS - 1),
+      ...saved,
+      low: saved.low.map((low) => low & (RTE_LOW_WRITABLE | RTE.REMOTE_IRR)),
+      high: saved.high.map((high) => (high & RTE_HIGH_WRITABLE) >>> 0),
     };
   }
 

@@ -13,6 +13,7 @@
 import {
   type Clock,
   type InterruptController,
+  type IrqChipStateV1,
   type IrqLine,
   type LocalApicPort,
   type MsiTarget,
@@ -21,11 +22,10 @@ import {
 } from "@skep/vcpu";
 import { ApicBus } from "./apic-bus.ts";
 import { decodeMsi } from "./apic-message.ts";
-import { IOAPIC_PINS, IoApic, type IoApicStateV1 } from "./ioapic.ts";
+import { IOAPIC_PINS, IoApic } from "./ioapic.ts";
 import { EXTINT, LocalApic } from "./lapic.ts";
 import type { LocalApicHost, LocalApicOptions } from "./lapic-options.ts";
-import type { LocalApicStateV1 } from "./lapic-state.ts";
-import { Pic8259, type Pic8259StateV1 } from "./pic8259.ts";
+import { Pic8259 } from "./pic8259.ts";
 
 const ISA_IRQS = 16;
 /** The 8259s' cascade, no line of a device's. */
@@ -50,16 +50,6 @@ export interface IrqChipOptions
   readonly virtualWire?: boolean;
   /** Ticks of vCPU `index`'s TSC beyond the clock's (IA32_TSC_ADJUST); default 0. */
   readonly tscOffset?: (index: number) => bigint;
-}
-
-export interface IrqChipStateV1 {
-  kind: "irqchip";
-  version: 1;
-  lapics: LocalApicStateV1[];
-  ioapic: IoApicStateV1;
-  pic: Pic8259StateV1;
-  /** Where lowest-priority arbitration goes on. */
-  turn: number;
 }
 
 const UNCONNECTED: VcpuSignals = { wake() {}, nmi() {}, init() {}, startup() {} };
@@ -197,6 +187,7 @@ export class IrqChip implements InterruptController, MsiTarget {
     const from = new StateReader(state, "irqchip", 1);
     const lapics = from.array("lapics", this.#apics.length);
     const turn = from.uint("turn", this.#apics.length - 1);
+    from.check("pit", !from.has("pit"), "no 8254: it is none of these chips");
     const saved = lapics.map((lapic, index) => this.#apics[index]!.parse(lapic));
     const ioapic = IoApic.parse(from.unknown("ioapic"));
     const pic = Pic8259.parse(from.unknown("pic"));

@@ -2,7 +2,10 @@
  * The local APIC's programming model (Intel SDM Vol. 3A ch. 11): register map, bits and reset constants.
  * The chip itself is in `lapic.ts`.
  */
+import { LVT_ENTRIES } from "@skep/vcpu";
 import { DeliveryMode } from "./apic-message.ts";
+
+export { LVT_ENTRIES };
 
 /** Offsets in the xAPIC page; the x2APIC MSR of a register is 0x800 + offset / 16 (table 11-6). */
 export const REG = {
@@ -41,7 +44,6 @@ export const LvtEntry = {
   LINT1: 5,
   ERROR: 6,
 } as const;
-export const LVT_ENTRIES = 7;
 
 /** Entry whose register is at `register`, or -1. */
 export function lvtEntryAt(register: number): number {

@@ -8,13 +8,13 @@
  * its true period. Expiries that pass while the VM does not run are one interrupt, as they are in hardware
  * while interrupts are off.
  */
-import { type Clock, type ClockTimer, StateReader } from "@skep/vcpu";
+import { type Clock, type ClockTimer, type LocalApicTimerStateV1, MAX_SINCE_FIRE_NS } from "@skep/vcpu";
 
 /** LVT timer mode, bits 18:17. */
 export const TimerMode = { ONE_SHOT: 0, PERIODIC: 1, TSC_DEADLINE: 2 } as const;
 
 /** Shortest time between two periodic interrupts: a guest may ask for one a nanosecond. */
-const MIN_PERIOD_NS = 20_000;
+const MIN_PERIOD_NS = MAX_SINCE_FIRE_NS;
 
 const NS_PER_SECOND = 1_000_000_000;
 /** A deadline farther off than this (11 days) is looked at again then. */
@@ -28,22 +28,6 @@ export interface LocalApicTimerOptions {
   readonly hz: number;
   /** Ticks of the guest's TSC beyond the clock's (IA32_TSC_ADJUST). */
   readonly tscOffset: () => bigint;
-}
-
-/** What the LVT entry does not say already. */
-export interface LocalApicTimerStateV1 {
-  kind: "lapic-timer";
-  version: 1;
-  initialCount: number;
-  divideConfig: number;
-  /** Count at the start of the running countdown; 0: stopped. */
-  startCount: number;
-  /** Time since that start, in ns; fractions of periods that are no whole number. */
-  elapsedNs: number;
-  /** Time since the last interrupt of a periodic timer, in ns; at most `MIN_PERIOD_NS` matters. */
-  sinceFireNs: number;
-  /** IA32_TSC_DEADLINE. */
-  deadline: bigint;
 }
 
 export class LocalApicTimer {
@@ -172,22 +156,7 @@ export class LocalApicTimer {
     };
   }
 
-  /** Checks a saved state. @throws StateError */
-  static parse(state: unknown): LocalApicTimerStateV1 {
-    const from = new StateReader(state, "lapic-timer", 1);
-    return {
-      kind: "lapic-timer",
-      version: 1,
-      initialCount: from.uint("initialCount", 0xffff_ffff),
-      divideConfig: from.uint("divideConfig", 0xffff_ffff) & DIVIDE_MASK,
-      startCount: from.uint("startCount", 0xffff_ffff),
-      elapsedNs: from.number("elapsedNs", Number.MAX_SAFE_INTEGER),
-      sinceFireNs: from.number("sinceFireNs", MIN_PERIOD_NS),
-      deadline: from.u64("deadline"),
-    };
-  }
-
-  /** Takes a state that `parse` has checked, after `configure`. */
+  /** Takes a state that has been checked, after `configure`. */
   restore(state: LocalApicTimerStateV1): void {
     const now = this.#clock.now();
     const counting = this.#mode !== TimerMode.TSC_DEADLINE;

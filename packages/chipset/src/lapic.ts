@@ -13,7 +13,7 @@
  * and CMCI entries fire only when the host calls `localEvent`.
  */
 import type { AccessSize } from "@skep/memory";
-import type { Clock, LocalApicPort } from "@skep/vcpu";
+import type { Clock, LocalApicPort, LocalApicStateV1 } from "@skep/vcpu";
 import { type ApicAddress, DeliveryMode, x2apicLogicalId } from "./apic-message.ts";
 import { decodeIcr } from "./lapic-ipi.ts";
 import { LocalVectorTable, type LvtHost } from "./lapic-lvt.ts";
@@ -37,7 +37,7 @@ import {
   VERSION,
   VERSION_EOI_SUPPRESSION,
 } from "./lapic-registers.ts";
-import { type LocalApicStateV1, parseLocalApicState } from "./lapic-state.ts";
+import { checkLocalApicState } from "./lapic-state.ts";
 import { LocalApicTimer } from "./lapic-timer.ts";
 
 /** `LocalApic.pending` while an ExtINT is: the vector is the 8259's to give, by an INTA cycle. */
@@ -516,7 +516,7 @@ export class LocalApic implements LocalApicPort, ApicAddress {
    * @throws StateError where it is not one that this APIC can have.
    */
   parse(state: unknown): LocalApicStateV1 {
-    return parseLocalApicState(state, {
+    return checkLocalApicState(state, {
       base: ~this.#baseReserved,
       svr: this.#svrWritable,
       lvt: this.#lvt.writable,

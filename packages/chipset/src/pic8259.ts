@@ -15,7 +15,7 @@
  * as the master's spurious IR7; a spurious IR15 takes one that goes within the INTA cycle, a single step here.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { StateReader } from "@skep/vcpu";
+import { type Pic8259ChipStateV1, type Pic8259StateV1, parsePic8259State } from "@skep/vcpu";
 
 /** Offsets from the chip's port, selected by A0. */
 const REG = {
@@ -53,35 +53,6 @@ const Step = { RESET: 0, ICW2: 2, ICW3: 3, ICW4: 4, READY: 5 } as const;
 const CASCADE = 2;
 /** IR inputs that can be level-triggered: not the timer, keyboard, cascade, RTC and coprocessor ones. */
 const ELCR_WRITABLE = [0xf8, 0xde] as const;
-
-export interface Pic8259ChipStateV1 {
-  /** Initialisation step: 0 before the first ICW1, 2 to 4 the ICW awaited, 5 initialised. */
-  step: number;
-  icw1: number;
-  icw2: number;
-  icw3: number;
-  icw4: number;
-  imr: number;
-  isr: number;
-  /** Latched edges. */
-  latch: number;
-  /** Levels of the inputs. */
-  levels: number;
-  elcr: number;
-  /** Input with the lowest priority. */
-  lowest: number;
-  rotateOnAutoEoi: boolean;
-  specialMask: boolean;
-  readIsr: boolean;
-  poll: boolean;
-}
-
-export interface Pic8259StateV1 {
-  kind: "pic8259";
-  version: 1;
-  master: Pic8259ChipStateV1;
-  slave: Pic8259ChipStateV1;
-}
 
 /** One 8259A: registers and priorities; the pair does the cascade. */
 class Chip implements BusDevice {
@@ -412,13 +383,7 @@ export class Pic8259 {
 
   /** Checks a saved state. @throws StateError */
   static parse(state: unknown): Pic8259StateV1 {
-    const from = new StateReader(state, "pic8259", 1);
-    return {
-      kind: "pic8259",
-      version: 1,
-      master: parseChip(from.unknown("master"), "pic8259.master"),
-      slave: parseChip(from.unknown("slave"), "pic8259.slave"),
-    };
+    return parsePic8259State(state);
   }
 
   /** @throws StateError, with nothing changed. */
@@ -446,27 +411,4 @@ export class Pic8259 {
     this.#intr = level;
     this.#setIntr(level);
   }
-}
-
-function parseChip(state: unknown, kind: string): Pic8259ChipStateV1 {
-  const from = new StateReader(state, kind);
-  const step = from.uint("step", Step.READY);
-  from.check("step", step !== 1, "an initialisation step: 0 or 2 to 5");
-  return {
-    step,
-    icw1: from.uint("icw1", 0xff),
-    icw2: from.uint("icw2", 0xff),
-    icw3: from.uint("icw3", 0xff),
-    icw4: from.uint("icw4", 0x1f),
-    imr: from.uint("imr", 0xff),
-    isr: from.uint("isr", 0xff),
-    latch: from.uint("latch", 0xff),
-    levels: from.uint("levels", 0xff),
-    elcr: from.uint("elcr", 0xff),
-    lowest: from.uint("lowest", 7),
-    rotateOnAutoEoi: from.boolean("rotateOnAutoEoi"),
-    specialMask: from.boolean("specialMask"),
-    readIsr: from.boolean("readIsr"),
-    poll: from.boolean("poll"),
-  };
 }

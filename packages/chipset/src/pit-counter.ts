@@ -5,7 +5,7 @@
  * what (`n`); count, OUT and the next edge are computed from the tick they are asked for. The owner converts
  * time to ticks of the 1.193182 MHz input.
  */
-import type { StateReader } from "@skep/vcpu";
+import type { PitCounterStateV1 } from "@skep/vcpu";
 
 /** Bits of a control word (Intel 82C54 data sheet, figure 7), without the counter select. */
 export const CW = {
@@ -23,40 +23,6 @@ export const STATUS = { OUT: 0x80, NULL_COUNT: 0x40 } as const;
 
 const RW_LOW = 1;
 const RW_HIGH = 2;
-/** Ticks as state: the ages of counters that may run for years, and a little of the future. */
-const MAX_TICKS = 2 ** 52;
-
-export interface PitCounterStateV1 {
-  /** Control word without the counter select, 6 bits. */
-  control: number;
-  gate: boolean;
-  /** Whether a count was written since the control word. */
-  counted: boolean;
-  /** Whether the counting element has been loaded since the control word. */
-  running: boolean;
-  /** Count register, as the number of ticks it stands for (1 to 65,536). */
-  countRegister: number;
-  /** Ticks that the counting element was loaded with. */
-  n: number;
-  /** Tick of that load, relative to the tick of the save (mostly negative). */
-  origin: number;
-  /** OUT until `origin`. */
-  before: boolean;
-  /** Ticks counted when the gate stopped the counter, or -1 while it counts. */
-  held: number;
-  /** Tick, relative to the save, at which the count register replaces `n` (modes 2 and 3); absent: not pending. */
-  pendingAt?: number;
-  /** Tick, relative to the save, until which NULL COUNT reads as 1; absent: until a trigger or a count. */
-  nullUntil?: number;
-  /** First byte of a two-byte write, or -1. */
-  writeLow: number;
-  /** Whether the next read of a two-byte read gives the high byte. */
-  readHigh: boolean;
-  /** Latched count in the register's own encoding, or -1. */
-  latchedCount: number;
-  /** Latched status byte, or -1. */
-  latchedStatus: number;
-}
 
 export class PitCounter {
   #control = 0x30;
@@ -249,27 +215,23 @@ export class PitCounter {
     return state;
   }
 
-  /** A counter with the saved state. @throws StateError */
-  static restore(fields: StateReader, tick: number): PitCounter {
-    const counter = new PitCounter(fields.boolean("gate"));
-    counter.#control = fields.bits("control", 0x3f);
-    counter.#counted = fields.boolean("counted");
-    counter.#running = fields.boolean("running");
-    counter.#countRegister = fields.integer("countRegister", 1, 0x1_0000);
-    counter.#n = fields.integer("n", 1, 0x1_0000);
-    counter.#origin = fields.integer("origin", -MAX_TICKS, MAX_TICKS) + tick;
-    counter.#before = fields.boolean("before");
-    counter.#held = fields.integer("held", -1, MAX_TICKS);
-    if (fields.has("pendingAt")) {
-      counter.#pendingAt = fields.integer("pendingAt", -MAX_TICKS, MAX_TICKS) + tick;
-    }
-    if (fields.has("nullUntil")) {
-      counter.#nullUntil = fields.integer("nullUntil", -MAX_TICKS, MAX_TICKS) + tick;
-    }
-    counter.#writeLow = fields.integer("writeLow", -1, 0xff);
-    counter.#readHigh = fields.boolean("readHigh");
-    counter.#latchedCount = fields.integer("latchedCount", -1, 0xffff);
-    counter.#latchedStatus = fields.integer("latchedStatus", -1, 0xff);
+  /** A counter with a saved state that has been checked. */
+  static restore(saved: PitCounterStateV1, tick: number): PitCounter {
+    const counter = new PitCounter(saved.gate);
+    counter.#control = saved.control;
+    counter.#counted = saved.counted;
+    counter.#running = saved.running;
+    counter.#countRegister = saved.countRegister;
+    counter.#n = saved.n;
+    counter.#origin = saved.origin + tick;
+    counter.#before = saved.before;
+    counter.#held = saved.held;
+    if (saved.pendingAt !== undefined) counter.#pendingAt = saved.pendingAt + tick;
+    if (saved.nullUntil !== undefined) counter.#nullUntil = saved.nullUntil + tick;
+    counter.#writeLow = saved.writeLow;
+    counter.#readHigh = saved.readHigh;
+    counter.#latchedCount = saved.latchedCount;
+    counter.#latchedStatus = saved.latchedStatus;
     return counter;
   }
 

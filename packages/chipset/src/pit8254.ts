@@ -13,9 +13,15 @@
  * which the data sheet leaves undefined, a counter stands still in mode 0 with OUT low.
  */
 import type { AccessSize, BusDevice } from "@skep/memory";
-import { type Clock, type ClockTimer, type IrqLine, StateReader } from "@skep/vcpu";
+import {
+  type Clock,
+  type ClockTimer,
+  type IrqLine,
+  type Pit8254StateV1,
+  parsePit8254State,
+} from "@skep/vcpu";
 import { type ByteRegisters, readBytes, writeBytes } from "./access.ts";
-import { CW, PitCounter, type PitCounterStateV1 } from "./pit-counter.ts";
+import { CW, PitCounter } from "./pit-counter.ts";
 import { nsOfTick, ticksAt } from "./ticks.ts";
 
 /** Registers, by offset from port 0x40. */
@@ -40,13 +46,6 @@ export const PIT_HZ = 1_193_182;
 const MIN_EDGE_TICKS = 24;
 /** How far edges may lag behind the clock before those missed are dropped, in ticks (0.1 s). */
 const MAX_LAG_TICKS = 119_318;
-
-export interface Pit8254StateV1 {
-  kind: "pit8254";
-  version: 1;
-  /** Counters 0 to 2. */
-  counters: PitCounterStateV1[];
-}
 
 /** The chip; claim it at `Port.PIT`. */
 export class Pit8254 implements BusDevice, ByteRegisters {
@@ -116,8 +115,7 @@ export class Pit8254 implements BusDevice, ByteRegisters {
   /** @throws StateError where `state` is not a saved state of this chip; nothing is changed then. */
   restore(state: unknown): void {
     const tick = this.#tick();
-    const fields = new StateReader(state, "pit8254", 1);
-    this.#counters = fields.parts("counters", 3).map((counter) => PitCounter.restore(counter, tick));
+    this.#counters = parsePit8254State(state).counters.map((counter) => PitCounter.restore(counter, tick));
     this.#edge = undefined;
     this.#update(tick);
   }

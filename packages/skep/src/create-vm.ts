@@ -17,8 +17,9 @@ import {
   RealClock,
   StateReader,
   Vm,
+  type VmOptions,
   type VmOutcome,
-  type VmStateV1,
+  type VmStateV2,
 } from "@skep/vcpu";
 import type { Console } from "./console.ts";
 import { type EngineName, selectEngine } from "./engines.ts";
@@ -43,6 +44,16 @@ export interface CreateVmOptions {
    * runs of the same inputs are the same to the last bit. Default "real".
    */
   readonly clock?: "real" | "instructions";
+  /**
+   * The processor that the guest sees: a model, flags to add and to remove, and the engines that it shall be able to go
+   * on with. Default: the engine's model, else `x86-64-v2`.
+   */
+  readonly cpuid?: NonNullable<VmOptions["cpuid"]>;
+  /**
+   * Frequency of the guest's TSC in Hz, 1 MHz to 100 GHz. Default: what the engine's processor has, else 1 GHz. softvt
+   * makes any; KVM its own, and others where the processor can scale.
+   */
+  readonly tscHz?: number;
   /** Told, in one line, why "auto" did not take an engine that is there. */
   readonly onNotice?: (notice: string) => void;
 }
@@ -51,7 +62,7 @@ export interface CreateVmOptions {
 export interface MachineStateV1 {
   kind: "machine";
   version: 1;
-  vm: VmStateV1;
+  vm: VmStateV2;
   pages: MemoryPageV1[];
 }
 
@@ -61,6 +72,8 @@ const MIN_MEMORY_MIB = 16;
 const MAX_MEMORY_MIB = 3584;
 /** Buses for bridges to be numbered. Linux looks for devices on each that ECAM has: 16,000 port accesses for 256. */
 const LAST_PCI_BUS = 15;
+const MIN_TSC_HZ = 1_000_000;
+const MAX_TSC_HZ = 100_000_000_000;
 const DEFAULT_COMMAND_LINE = "console=ttyS0";
 const RNG_SEED_BYTES = 32;
 /** A panic's report is about 40 lines: what was wrong, the registers, the call trace. */
@@ -122,10 +135,8 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
   memory.addRam(Mmio.OPTION_ROM.base, lowBytes - Mmio.OPTION_ROM.base, "RAM");
   if (ramBytes > lowBytes) memory.addRam(HIGH_RAM_BASE, ramBytes - lowBytes, "RAM from 4 GiB");
 
-  const { tscHz } = engine;
-  const clock = repeatable
-    ? new InstructionClock()
-    : new RealClock({ ...(tscHz !== undefined && { tscHz }) });
+  const tscHz = tscHzOf(options, engine);
+  const clock = repeatable ? new InstructionClock(tscHz) : new RealClock(tscHz);
   const irqchip = engine.createIrqChip?.({ vcpus: cpus });
   const pc = new Pc(memory, clock, {
     cpus,
@@ -139,8 +150,7 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
     clock,
     interrupts: pc.irqchip,
     vcpus: cpus,
-    // The host's entropy would make each run another.
-    ...(repeatable && { cpuid: { remove: ["rdrand", "rdseed"] } }),
+    cpuid: cpuidOf(options, repeatable),
   });
   vm.addPart("memory", memory);
   for (const [name, part] of Object.entries(pc.parts())) vm.addPart(name, part);
@@ -156,6 +166,17 @@ export async function createVm(options: CreateVmOptions): Promise<Machine> {
   // Said once there is a machine: of what was asked for in vain, the error is all that counts.
   if (notice !== undefined) options.onNotice?.(notice);
   return machine;
+}
+
+function tscHzOf(options: CreateVmOptions, engine: Engine): { readonly tscHz?: number } {
+  const tscHz =
+    options.tscHz === undefined ? engine.tscHz : whole("tscHz", options.tscHz, MIN_TSC_HZ, MAX_TSC_HZ);
+  return tscHz === undefined ? {} : { tscHz };
+}
+
+/** A run that shall repeat gets no entropy of the host's: it would make each run another. */
+function cpuidOf({ cpuid = {} }: CreateVmOptions, repeatable: boolean): NonNullable<VmOptions["cpuid"]> {
+  return repeatable ? { ...cpuid, remove: [...(cpuid.remove ?? []), "rdrand", "rdseed"] } : cpuid;
 }
 
 /** What a `Machine` is put together from. */
@@ -224,7 +245,8 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
-   * Takes over what `save()` gave on a machine of the same options.
+   * Takes over what `save()` gave on a machine of the same options, on whichever engine: `cpuid` and `tscHz` have to be
+   * such that both engines can offer them.
    *
    * @throws VmStateError while the VM runs.
    * @throws StateError where the state does not belong to such a machine; the machine is as it was before.

@@ -1,3 +1,4 @@
+import { clockRatio, commonCpuid } from "./cpuid-common.ts";
 import {
   AMD_REPEATED_FLAGS,
   CPUID_FEATURE_WORDS,
@@ -6,6 +7,7 @@ import {
   cpuidFeature,
 } from "./cpuid-features.ts";
 import { CPUID_MODELS, type CpuidModelData, type CpuidModelName } from "./cpuid-models.ts";
+import { type CpuidStateV1, checkCpuidState } from "./cpuid-state.ts";
 import type { CpuidTable } from "./engine.ts";
 import { checkInteger } from "./validate.ts";
 
@@ -23,6 +25,11 @@ export interface CpuidModelOptions {
   readonly add?: readonly CpuidFeatureName[];
   /** Flags not to offer. */
   readonly remove?: readonly CpuidFeatureName[];
+  /**
+   * What other engines can back (`Engine.supportedCpuid`): nothing is offered that one of them cannot, so that the VM can
+   * go on there.
+   */
+  readonly within?: readonly CpuidTable[];
   /** Number of vCPUs: cores of one package, one thread each; 1 to 255. */
   readonly vcpus: number;
   /** TSC frequency in Hz (`Clock.tscHz`). */
@@ -71,6 +78,9 @@ const PLATFORM_FEATURES = [
 ] as const satisfies readonly CpuidFeatureName[];
 
 const OSXSAVE = 1 << 27;
+const MAX_VIRTUAL_BITS = 48;
+/** No leaf has more that say something: leaf 0xD has one for each XSAVE component. */
+const MAX_SUBLEAVES = 20;
 
 /** XSAVE components beyond x87 and SSE, by the flag that goes with them (SDM Vol. 1 sec. 13.1). */
 const XSAVE_COMPONENTS: readonly {
@@ -104,19 +114,22 @@ export class CpuidModel implements CpuidTable {
   readonly physicalBits: number;
   readonly #vcpus: number;
   readonly #features = new Map<string, number>();
+  /** Leaves of which ECX selects a part. */
+  readonly #indexed = new Set<number>();
   readonly #leaves = new Map<number, (index: number, subleaf: number) => Readonly<CpuidResult>>();
 
   /**
-   * @param supported what the engine can back (`Engine.supportedCpuid`).
+   * @param engine what it can back (`Engine.supportedCpuid`).
    * @throws RangeError for an unknown model or flag, or a number out of range.
    */
-  constructor(supported: CpuidTable, options: CpuidModelOptions) {
+  constructor(engine: CpuidTable, options: CpuidModelOptions) {
+    const supported = commonCpuid([engine, ...(options.within ?? [])]);
     this.#vcpus = checkInteger("vcpus", options.vcpus, 1, 255);
     const tscHz = checkInteger("tscHz", options.tscHz, 1_000_000, 100_000_000_000);
     const apicHz = checkInteger("apicTimerHz", options.apicTimerHz ?? APIC_TIMER_HZ, 1, 0xffff_ffff);
     const choice = options.model ?? "x86-64-v2";
     const isHost = choice === "host";
-    this.model = isHost ? hostModel(supported) : typeof choice === "string" ? namedModel(choice) : choice;
+    this.model = isHost ? hostModel(engine) : typeof choice === "string" ? namedModel(choice) : choice;
     this.#chooseFeatures(supported, isHost, options);
     const engineBits = supported.query(0, 0x8000_0008, 0).eax & 0xff;
     this.physicalBits = Math.min(this.model.physicalBits, engineBits === 0 ? 36 : engineBits);
@@ -142,6 +155,32 @@ export class CpuidModel implements CpuidTable {
       const word = this.#word(leaf, subleaf, register);
       return Object.entries(bits).flatMap(([bit, name]) => ((word >>> Number(bit)) & 1 ? [name] : []));
     });
+  }
+
+  /** What the guest sees. */
+  save(): CpuidStateV1 {
+    const leaves = [...this.#leaves.keys()].sort((a, b) => a - b);
+    const subleaves = (leaf: number): number => (this.#indexed.has(leaf) ? MAX_SUBLEAVES : 1);
+    return {
+      kind: "cpuid",
+      version: 1,
+      leaves: leaves.flatMap((leaf) =>
+        Array.from({ length: subleaves(leaf) }, (_, subleaf) => ({
+          leaf,
+          subleaf,
+          ...this.query(0, leaf, subleaf),
+        })).filter(({ subleaf, eax, ebx, ecx, edx }) => subleaf === 0 || (eax | ebx | ecx | edx) !== 0),
+      ),
+    };
+  }
+
+  /**
+   * Checks that a saved VM's guest sees here what it has seen: a processor does not change under a running system.
+   *
+   * @throws StateError naming the leaf and, as far as they are flags, what differs.
+   */
+  check(state: unknown): void {
+    checkCpuidState(state, this.save().leaves);
   }
 
   #chooseFeatures(supported: CpuidTable, isHost: boolean, options: CpuidModelOptions): void {
@@ -205,8 +244,8 @@ export class CpuidModel implements CpuidTable {
     this.#buildXsave(supported);
 
     // TSC = crystal * EBX / EAX. Linux takes both the TSC's and the APIC timer's rate from here and calibrates neither.
-    const divisor = greatestCommonDivisor(tscHz, apicHz);
-    this.#constant(0x15, { eax: apicHz / divisor, ebx: tscHz / divisor, ecx: apicHz, edx: 0 });
+    const [numerator, denominator] = clockRatio(tscHz, apicHz);
+    this.#constant(0x15, { eax: denominator, ebx: numerator, ecx: numerator === 0 ? 0 : apicHz, edx: 0 });
     const mhz = Math.min(Math.round(tscHz / 1_000_000), 0xffff);
     this.#constant(0x16, { eax: mhz, ebx: mhz, ecx: 100, edx: 0 });
   }
@@ -219,6 +258,7 @@ export class CpuidModel implements CpuidTable {
       { eax: 0, ebx: 1, ecx: (1 << 8) | 0, edx: id },
       { eax: coreBits, ebx: count, ecx: (2 << 8) | 1, edx: id },
     ]);
+    this.#indexed.add(leaf);
     this.#leaves.set(leaf, (index, subleaf) => {
       const levels = perVcpu[index] ?? perVcpu[0]!;
       return levels[subleaf] ?? { eax: 0, ebx: 0, ecx: subleaf & 0xff, edx: index };
@@ -297,7 +337,9 @@ export class CpuidModel implements CpuidTable {
     // L2: 1 MiB, 16 ways (code 8), lines of 64 bytes: what leaf 4 says.
     this.#constant(0x8000_0006, { ...EMPTY, ecx: (1024 << 16) | (8 << 12) | 64 });
     this.#constant(0x8000_0007, { ...EMPTY, edx: this.#word(0x8000_0007, 0, "edx") });
-    const virtualBits = (supported.query(0, 0x8000_0008, 0).eax >>> 8) & 0xff || 48;
+    const engineBits = (supported.query(0, 0x8000_0008, 0).eax >>> 8) & 0xff || MAX_VIRTUAL_BITS;
+    // More take a fifth level of page tables.
+    const virtualBits = this.has("la57") ? engineBits : Math.min(engineBits, MAX_VIRTUAL_BITS);
     this.#constant(0x8000_0008, {
       eax: this.physicalBits | (virtualBits << 8),
       ebx: this.#word(0x8000_0008, 0, "ebx"),
@@ -311,6 +353,7 @@ export class CpuidModel implements CpuidTable {
   }
 
   #subleaves(leaf: number, results: readonly CpuidResult[]): void {
+    this.#indexed.add(leaf);
     this.#leaves.set(leaf, (_, subleaf) => results[subleaf] ?? EMPTY);
   }
 }
@@ -389,8 +432,4 @@ function text(registers: readonly number[]): string {
     .flatMap((word) => [word, word >>> 8, word >>> 16, word >>> 24])
     .map((byte) => String.fromCharCode(byte & 0x7f))
     .join("");
-}
-
-function greatestCommonDivisor(a: number, b: number): number {
-  return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }

@@ -257,6 +257,8 @@ export class ThreadLoop implements VcpuLoop {
         if (exit === undefined) {
           if (!this.#threads.spin(WAIT_MAX_MS)) await this.#threads.wait(WAIT_MAX_MS);
         } else if (!slot.isClean && this.#answer(slot, exit)) {
+          // What the answering device asked for comes before the guest's next instruction.
+          if (this.#stopRequested) return;
           this.#enter(slot);
           // It is not stuck: it just did something.
           return this.#goOn();

@@ -2,6 +2,7 @@ import type { AddressSpace } from "@skep/memory";
 import { EventEmitter } from "eventemitter3";
 import type { ClockStateV1, RunClock } from "./clocks.ts";
 import { CpuidModel, type CpuidModelOptions } from "./cpuid.ts";
+import type { CpuidStateV1 } from "./cpuid-state.ts";
 import type { Engine, EngineVcpu, EngineVm } from "./engine.ts";
 import { EngineUnsuitableError, type GuestCrashError, VmStateError } from "./errors.ts";
 import type { ExitBuses } from "./exit-dispatch.ts";
@@ -85,10 +86,12 @@ export interface VmEvents {
 }
 
 /** A VM's state without its RAM, which is large and has a format of its own. */
-export interface VmStateV1 {
+export interface VmStateV2 {
   kind: "vm";
-  version: 1;
+  version: 2;
   clock: ClockStateV1;
+  /** What CPUID showed the guest. */
+  cpuid: CpuidStateV1;
   vcpus: VcpuStateV1[];
   msrs: MsrStateV1;
   /** What every part's `save()` gave, by the part's name. */
@@ -287,12 +290,13 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
    *
    * @throws VmStateError unless the VM is `created`, `paused` or `stopped`.
    */
-  save(): VmStateV1 {
+  save(): VmStateV2 {
     this.#expect("save", "created", "paused", "stopped");
     return {
       kind: "vm",
-      version: 1,
+      version: 2,
       clock: this.clock.save(),
+      cpuid: this.cpuid.save(),
       vcpus: this.#loop.save(),
       msrs: this.msrs.save(),
       parts: Object.fromEntries([...this.#parts].map(([name, part]) => [name, part.save()])),
@@ -300,7 +304,8 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
   }
 
   /**
-   * Takes over a saved state, into a VM of the same shape: same vCPUs, same parts. The order is clock → MSRs
+   * Takes over a saved state, into a VM of the same shape: same vCPUs, same CPUID, same parts, same TSC frequency. Which
+   * engine it was saved on does not matter. The order is clock → MSRs
    * → parts → vCPUs, so that devices arm their timers in the restored time.
    *
    * @throws VmStateError unless the VM is `created`, `paused` or `stopped`.
@@ -308,7 +313,7 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
    */
   restore(state: unknown): void {
     this.#expect("restore", "created", "paused", "stopped");
-    const reader = new StateReader(state, "vm", 1);
+    const reader = new StateReader(state, "vm", 2);
     reader.array("vcpus", this.vcpus.length);
     const parts = reader.record("parts");
     for (const name of this.#parts.keys()) {
@@ -317,9 +322,10 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
     for (const name of Object.keys(parts)) {
       if (!this.#parts.has(name)) throw reader.error(`parts.${name}`, "no such part in this VM", parts[name]);
     }
+    this.cpuid.check(reader.unknown("cpuid"));
     const before = this.save();
     try {
-      this.#restoreAll(state as VmStateV1);
+      this.#restoreAll(state as VmStateV2);
     } catch (error) {
       this.#restoreAll(before);
       throw error;
@@ -339,7 +345,7 @@ export class Vm extends EventEmitter<VmEvents> implements AsyncDisposable {
     return this.close();
   }
 
-  #restoreAll(state: VmStateV1): void {
+  #restoreAll(state: VmStateV2): void {
     this.clock.restore(state.clock);
     this.msrs.restore(state.msrs);
     for (const [name, part] of this.#parts) part.restore(state.parts[name]);

@@ -1,4 +1,11 @@
-import { CPUID_MODELS, CpuidModel, type CpuidTable, cpuidFeature, cpuidFeatureNames } from "@skep/vcpu";
+import {
+  CPUID_MODELS,
+  CpuidModel,
+  type CpuidTable,
+  cpuidFeature,
+  cpuidFeatureNames,
+  StateError,
+} from "@skep/vcpu";
 import { everyFeature } from "@skep/vcpu/testing";
 import { describe, expect, it } from "vitest";
 
@@ -157,6 +164,22 @@ describe("CpuidModel", () => {
     expect(model.query(0, 0x4000_0010, 0)).toMatchObject({ eax: 2_500_000, ebx: 1_000_000 });
   });
 
+  it.each([2_596_132_000, 2_596_118_431, 3_500_000_000, 24_000_000, 1_000_000_000])(
+    "tells a TSC of %i Hz by a fraction that Linux's 32 bits can work with",
+    (hz) => {
+      const { eax, ebx, ecx } = new CpuidModel(everyFeature(), { vcpus: 1, tscHz: hz }).query(0, 0x15, 0);
+      expect(ecx).toBe(1_000_000_000);
+      // native_calibrate_tsc: kHz of the crystal times the numerator, in an unsigned int.
+      expect((ecx / 1000) * ebx).toBeLessThan(2 ** 32);
+      expect(Math.abs((ecx * ebx) / eax / hz - 1)).toBeLessThan(2e-6);
+    },
+  );
+
+  it("leaves the TSC to be measured where no such fraction comes near", () => {
+    const model = new CpuidModel(everyFeature(), { vcpus: 1, tscHz: 2_000_200_000 });
+    expect(model.query(0, 0x15, 0)).toEqual({ eax: 0, ebx: 0, ecx: 0, edx: 0 });
+  });
+
   it("limits address sizes to the engine's", () => {
     const size = (eax: number): number => {
       const supported: CpuidTable = {
@@ -243,5 +266,51 @@ describe("on KVM", () => {
     const without = new CpuidModel(kvm, { model: "host", remove: ["avx512f"], vcpus: 1, tscHz });
     expect(without.query(0, 0xd, 0)).toMatchObject({ eax: 7, ebx: 832, ecx: 832 });
     expect(without.query(0, 0xd, 7)).toMatchObject({ eax: 0, ebx: 0 });
+  });
+});
+
+describe("several engines", () => {
+  const without = (leaf: number, register: "ebx" | "ecx", bit: number, size = 0x3028): CpuidTable => ({
+    query: (index, at, subleaf) => {
+      const all = { ...everyFeature().query(index, at, subleaf) };
+      if (at === 0x8000_0008) all.eax = size;
+      if (at === leaf) all[register] = (all[register] & ~(1 << bit)) >>> 0;
+      return all;
+    },
+  });
+  const [one, other] = [without(1, "ecx", 30), without(7, "ebx", 18, 0x3930)];
+
+  it("show the same within each other's limits: flags and address sizes", () => {
+    const first = new CpuidModel(one, { vcpus: 2, tscHz, within: [other] });
+    const second = new CpuidModel(other, { vcpus: 2, tscHz, within: [one, other] });
+    expect([first.has("rdrand"), first.has("rdseed"), first.has("aes")]).toEqual([false, false, true]);
+    expect(first.query(0, 0x8000_0008, 0).eax).toBe(0x3028);
+    expect(second.save()).toEqual(first.save());
+    second.check(structuredClone(first.save()));
+  });
+
+  it("hide KVM's own leaves where one has none", () => {
+    const kvm: CpuidTable = {
+      query: (_index, leaf, subleaf) => {
+        if (leaf === 0x4000_0000) return { eax: 0x4000_0001, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x4d };
+        return one.query(0, leaf, subleaf);
+      },
+    };
+    const highest = (within: CpuidTable[]): number =>
+      new CpuidModel(kvm, { vcpus: 1, tscHz, within }).query(0, 0x4000_0100, 0).eax;
+    expect(highest([])).toBe(0x4000_0101);
+    expect(highest([kvm])).toBe(0x4000_0101);
+    expect(highest([one])).toBe(0);
+  });
+
+  it("are told apart by what a guest has seen: the register and its flags", () => {
+    const saved = new CpuidModel(one, { vcpus: 1, tscHz }).save();
+    const check = (state: unknown) => () => new CpuidModel(other, { vcpus: 1, tscHz }).check(state);
+    expect(check(saved)).toThrow(StateError);
+    expect(check(saved)).toThrow(
+      /cpuid\.leaves\[0x1\.0\]\.ecx: expected 0x\w+, which this VM has \(they differ in rdrand\)/,
+    );
+    expect(check({ ...saved, leaves: undefined })).toThrow("cpuid.leaves: expected an array");
+    expect(check({ ...saved, leaves: [null, { leaf: 1 }] })).toThrow(StateError);
   });
 });

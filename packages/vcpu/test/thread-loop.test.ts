@@ -53,6 +53,12 @@ class FakeThreads implements VcpuThreads {
     this.#wake();
   }
 
+  /** The guest of a running vCPU exits by itself. */
+  exitBy(index: number, exit: VmExit): void {
+    this.#exits[index] = exit;
+    this.#wake();
+  }
+
   isStuck(index: number): boolean {
     return this.stuck.has(index);
   }
@@ -131,6 +137,25 @@ describe("ThreadLoop", () => {
     loop.stop();
     expect(await run).toEqual({ kind: "stopped" });
     expect(threads.log.filter((line) => line === "enter 0").length).toBeGreaterThan(1);
+  });
+
+  it("what a device asks for as it looks for stuck ones comes before the guest's next instruction", async () => {
+    const { loop, threads, buses } = make([[], []]);
+    threads.stuck.add(0);
+    const kick = threads.kick.bind(threads);
+    let isFirst = true;
+    threads.kick = (index) => {
+      // It was about to exit by itself.
+      if (index === 1 && isFirst) threads.exitBy(1, out(7));
+      else kick(index);
+      isFirst &&= index !== 1;
+    };
+    buses.onWrite = () => loop.stop();
+    expect(await loop.run()).toEqual({ kind: "stopped" });
+    expect(buses.accesses.map(({ value }) => value)).toEqual([7]);
+    // Entered once more, to complete the instruction and no other.
+    const entries = threads.log.flatMap((line, i) => (line === "enter 1" ? [threads.log[i - 1]] : []));
+    expect(entries).toEqual(["enter 0", "kick 1"]);
   });
 
   it("a crash of one ends the run of all", async () => {

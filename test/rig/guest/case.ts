@@ -10,6 +10,10 @@ export interface RigCase {
   readonly deviation?: string;
   /** Seconds of the guest's clock after which it is given up, with its process. Default 60. */
   readonly limitSeconds?: number;
+  /** A first part on the host, before the machine boots: what it gives is the file `/rig/before/NAME` inside. */
+  readonly before?: { readonly name: string; make(): Promise<Uint8Array> };
+  /** A last part on the host, after the machine has ended, with what the case sent by `sendToHost`. Throws where it fails. */
+  readonly after?: (sent: Uint8Array) => Promise<void>;
   /** Throws where it fails, `CaseSkipped` where it cannot tell. */
   run(): void | Promise<void>;
 }

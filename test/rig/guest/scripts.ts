@@ -8,6 +8,7 @@ export const SCRIPTS = {
   faults: async (): CaseList => (await import("./faults.ts")).cases,
   kvm: async (): CaseList => (await import("./kvm.ts")).cases,
   linux: async (): CaseList => (await import("./linux.ts")).cases,
+  "two-engines": async (): CaseList => (await import("./two-engines.ts")).cases,
   "conformance-svm": async (): CaseList => (await import("./conformance-svm.ts")).cases,
   "conformance-vtx": async (): CaseList => (await import("./conformance-vtx.ts")).cases,
 } as const;

@@ -66,6 +66,8 @@ export const zeroMsrs = (): Record<string, bigint> =>
   Object.fromEntries(Object.keys(MSRS).map((index) => [index, 0n]));
 
 const ACTIVITIES = ["active", "halted", "wait-for-sipi"] as const;
+/** #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM by vector (SDM Vol. 3A table 7-1). */
+const FAULTS = (1 << 0) | (7 << 5) | (0x1f << 10) | (3 << 16) | (1 << 19);
 const XMM_REGISTERS = 16;
 const CR0_PE = 1n;
 const CR0_PG = 0x8000_0000n;
@@ -206,11 +208,14 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
   });
   const dr = reader.record("dr");
   for (const i of [0, 1, 2, 3, 6, 7]) put64(`dr.dr${i}`, Cpu.DR + 8 * i, dr[`dr${i}`]);
-  for (const [index, value] of Object.entries(reader.record("msrs"))) {
-    const field = MSRS[index];
-    if (field === undefined) throw reader.error(`msrs.${index}`, "an MSR that this engine keeps", value);
-    put64(`msrs.${index}`, field, value);
+  const msrs = reader.record("msrs");
+  for (const [index, value] of Object.entries(msrs)) {
+    // Zero is what one that is not kept reads as, if it reads at all.
+    if (MSRS[index] === undefined && value !== 0n) {
+      throw reader.error(`msrs.${index}`, "an MSR that this engine keeps", value);
+    }
   }
+  for (const [index, field] of Object.entries(MSRS)) put64(`msrs.${index}`, field, msrs[index] ?? 0n);
   const fpu = reader.record("fpu");
   put32("fpu.fcw", Cpu.FCW, fpu.fcw, 0xffff);
   const fsw = checkedNumber(reader, "fpu.fsw", fpu.fsw, 0xffff);
@@ -224,6 +229,7 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
   put64("fpu.fdp", Cpu.FDP, fpu.fdp);
   put32("fpu.mxcsr", Cpu.MXCSR, fpu.mxcsr, 0xffff);
   put64("fpu.xcr0", Cpu.XCR0, fpu.xcr0);
+  checkComponents(reader, fpu.components);
   const registers = fpu.registers;
   if (!Array.isArray(registers) || registers.length !== 8)
     throw reader.error("fpu.registers", "an array of 8", registers);
@@ -250,21 +256,16 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
   for (const name of ["sti", "movSs", "nmiBlocked"])
     if (typeof blocked[name] !== "boolean")
       throw reader.error(`interruptibility.${name}`, "a boolean", blocked[name]);
-  const pendingNmi = reader.boolean("pendingNmi");
-  const pending = reader.unknown("pendingEvent");
-  let inject = 0;
-  if (pending !== undefined && pending !== null) {
-    const { kind, vector } = pending as Record<string, unknown>;
-    if (kind !== "interrupt") throw reader.error("pendingEvent.kind", `"interrupt"`, kind);
-    inject = 0x100 | checkedNumber(reader, "pendingEvent.vector", vector, 255);
-  }
+  const event = readEvent(reader);
+  const pendingNmi = reader.boolean("pendingNmi") || event.isNmi;
+  const nmiBlocked = blocked.nmiBlocked === true && !event.isNmi;
   const rflags = Number(checked(reader, "rflags", reader.unknown("rflags"), 32n));
   writes.push((cpu) => {
     cpu.set32(Cpu.ACTIVITY, activity);
     cpu.set32(Cpu.SHADOW, (blocked.sti === true ? 1 : 0) | (blocked.movSs === true ? 2 : 0));
-    cpu.set32(Cpu.NMI_BLOCKED, blocked.nmiBlocked === true ? 1 : 0);
+    cpu.set32(Cpu.NMI_BLOCKED, nmiBlocked ? 1 : 0);
     cpu.set32(Cpu.NMI_PENDING, pendingNmi ? 1 : 0);
-    cpu.set32(Cpu.INJECT, inject);
+    cpu.set32(Cpu.INJECT, event.inject);
     // SS.DPL is the privilege level (SDM Vol. 3C sec. 25.4.1); virtual-8086 mode runs at 3.
     const dpl = (cpu.get32(Cpu.SEG_ACCESS + 4 * Seg.SS) >> 5) & 3;
     cpu.set32(Cpu.CPL, (rflags & 0x2_0000) !== 0 ? 3 : (cpu.getU32(Cpu.CR0) & 1) === 0 ? 0 : dpl);
@@ -275,4 +276,29 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
     for (const write of writes) write(cpu);
     return { rflags };
   };
+}
+
+/** This engine has x87 and SSE: anything beyond in its initial state, which is all zeros, is no loss. */
+function checkComponents(reader: StateReader, components: unknown): void {
+  if (components === undefined) return;
+  if (typeof components !== "object" || components === null)
+    throw reader.error("fpu.components", "an object", components);
+  for (const [number, bytes] of Object.entries(components)) {
+    const isInitial = bytes instanceof Uint8Array && bytes.every((byte) => byte === 0);
+    if (!isInitial)
+      throw reader.error(`fpu.components.${number}`, "no XSAVE component beyond x87 and SSE", bytes);
+  }
+}
+
+/** An event whose delivery the engine that saved had begun and not ended. */
+function readEvent(reader: StateReader): { readonly inject: number; readonly isNmi: boolean } {
+  const pending = reader.unknown("pendingEvent");
+  if (pending === undefined || pending === null) return { inject: 0, isNmi: false };
+  const { kind, vector } = pending as Record<string, unknown>;
+  const checkedVector = checkedNumber(reader, "pendingEvent.vector", vector, 255);
+  if (kind === "interrupt") return { inject: 0x100 | checkedVector, isNmi: false };
+  if (kind === "nmi") return { inject: 0, isNmi: true };
+  // A fault leaves RIP at its instruction, which raises it again.
+  if (kind === "exception" && ((FAULTS >>> checkedVector) & 1) !== 0) return { inject: 0, isNmi: false };
+  throw reader.error("pendingEvent.kind", `"interrupt", "nmi" or a fault's "exception"`, kind);
 }

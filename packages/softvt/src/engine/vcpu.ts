@@ -32,6 +32,8 @@ export class SoftVcpu implements EngineVcpu {
   readonly #sample: () => void;
   /** The exit that the guest's current instruction waits for an answer to, if any. */
   #answer: VmExit | undefined;
+  /** An exit that came while an instruction was completed for a save: the next run gives it out. */
+  #deferred: VmExit | undefined;
 
   readonly #io: ExitOf<30> = { reason: ExitReason.IoInstruction, port: 0, size: 1, direction: "in", data: 0 };
   readonly #ept: ExitOf<48> = {
@@ -80,6 +82,11 @@ export class SoftVcpu implements EngineVcpu {
 
   run(options: VcpuRunOptions): VmExit {
     const { cpu } = this;
+    if (this.#deferred !== undefined) {
+      const exit = this.#deferred;
+      this.#deferred = undefined;
+      return exit;
+    }
     if (this.#answer !== undefined) this.#takeAnswer(this.#answer);
     this.#answer = undefined;
     if (cpu.get32(Cpu.ACTIVITY) === ACTIVITY_WAIT_FOR_SIPI) return this.#simple(ExitReason.Hlt);
@@ -199,6 +206,24 @@ export class SoftVcpu implements EngineVcpu {
     this.cpu.set32(Cpu.REPLAY_NEXT, 0);
   }
 
+  /**
+   * Executes the instruction whose exit was answered, and no other: a state is that between two instructions. Where it
+   * exits again (another piece of an access, another turn of a REP), a state begins it anew.
+   */
+  #complete(): void {
+    if (this.#answer === undefined || this.#deferred !== undefined) return;
+    this.#takeAnswer(this.#answer);
+    this.#answer = undefined;
+    const { cpu } = this;
+    if (cpu.get32(Cpu.REPLAY_NEXT) >= cpu.get32(Cpu.REPLAY_COUNT)) return;
+    cpu.set32(Cpu.WANT_WINDOW, 0);
+    cpu.set32(Cpu.STEP, 1);
+    cpu.set64(Cpu.ICOUNT_BASE, cpu.get64(Cpu.ICOUNT));
+    cpu.set32(Cpu.EVENT, Event.LOOKUP);
+    const reason = this.#exports.run(0);
+    if (reason !== ExitReason.MonitorTrapFlag) this.#deferred = this.#exit(reason);
+  }
+
   #replay(low: number, high: number): void {
     const count = this.cpu.get32(Cpu.REPLAY_COUNT);
     this.cpu.set32(Cpu.REPLAY + count * 8, low | 0);
@@ -229,12 +254,14 @@ export class SoftVcpu implements EngineVcpu {
   }
 
   save(): VcpuStateV1 {
+    this.#complete();
     return saveVcpu(this.cpu, this.#exports.arithmeticFlags());
   }
 
   restore(state: unknown): void {
     const apply = prepareRestore(state);
     this.#answer = undefined;
+    this.#deferred = undefined;
     const { rflags } = apply(this.cpu);
     this.#exports.writeFlags(rflags);
     this.#exports.flushTlb();

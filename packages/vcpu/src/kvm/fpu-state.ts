@@ -46,8 +46,10 @@ export function readFpu(area: Struct, xcr0: bigint, components: readonly XsaveCo
   const present = area.u64(Xsave.XSTATE_BV);
   const beyond: Record<string, Uint8Array> = {};
   for (const { number, offset, bytes } of components) {
-    const isThere = (present >> BigInt(number)) & 1n;
-    if (isThere) beyond[number] = area.bytes.slice(offset, offset + bytes);
+    if (((present >> BigInt(number)) & 1n) === 0n) continue;
+    const component = area.bytes.slice(offset, offset + bytes);
+    // All zeros is the initial state of each; some processors call it used all the same.
+    if (component.some((byte) => byte !== 0)) beyond[number] = component;
   }
   return Object.keys(beyond).length === 0 ? fpu : { ...fpu, components: beyond };
 }

@@ -6,32 +6,25 @@
  * is GSI 0: one line leads to both chips.
  */
 import type { EngineIrqChip, InterruptController, IrqLine, LocalApicPort, VcpuSignals } from "../irq.ts";
+import { type IrqChipStateV1, parseIrqChipState } from "../irqchip-state.ts";
 import { StateReader } from "../state-reader.ts";
 import { IrqChipId } from "./abi.ts";
+import { ioApicFromKvm, ioApicToKvm, picFromKvm, picIntr, picToKvm } from "./chip-states.ts";
 import { type IrqFd, makeIrqFd } from "./event-fds.ts";
 import { IOAPIC_PINS, IrqRoutes } from "./irq-routes.ts";
-import { type KvmLocalApicStateV1, LocalApicAccess } from "./lapic-access.ts";
+import { LocalApicAccess } from "./lapic-access.ts";
 import type { Native } from "./native.ts";
+import { pitFromKvm, pitToKvm } from "./pit-state.ts";
 import { Size, Struct } from "./structs.ts";
 
 const GSI_COUNT = IOAPIC_PINS;
 const ISA_IRQS = 16;
 const ISA_CASCADE = 2;
 const GSI_TIMER = 2;
-const CHIP_BYTES = 512;
+/** The I/O APIC's input 0 is the 8259s' INTR. */
+const INTR_BIT = 1;
 /** `kvm_pit_config.flags`: port 0x61 is the 8254's, too. */
 const PIT_SPEAKER_DUMMY = 1;
-
-/** What `KvmIrqChip.save()` gives: the chips as KVM describes them (struct kvm_pic_state, kvm_ioapic_state). */
-export interface KvmIrqChipStateV1 {
-  kind: "kvm-irqchip";
-  version: 1;
-  lapics: KvmLocalApicStateV1[];
-  /** 8259 master, 8259 slave, I/O APIC. */
-  chips: Uint8Array[];
-  /** The 8254 (struct kvm_pit_state2), where it is KVM's. */
-  pit?: Uint8Array;
-}
 
 export interface KvmIrqChipOptions {
   /** Number of vCPUs, 1 to 255. */
@@ -58,6 +51,8 @@ export interface KernelApics extends InterruptController {
   vcpuMade(index: number, fd: number): void;
   /** The VM is gone. */
   detach(): void;
+  /** The vCPUs' TSCs were set, because time goes on. */
+  tscChanged(): void;
   /** A processor ended a level-triggered interrupt of an I/O APIC that is not in the kernel. */
   endOfInterrupt(vector: number): void;
 }
@@ -75,7 +70,10 @@ export const IN_KERNEL: LocalApicPort = {
 
 export class KvmIrqChip implements EngineIrqChip, KernelApics {
   readonly #apics: LocalApicAccess;
+  /** How many devices assert each input. */
   readonly #asserted = new Uint16Array(GSI_COUNT);
+  /** Levels of the inputs as the kernel knows them, bit n for the I/O APIC's input n. */
+  #levels = 0;
   readonly #level = new Struct(Size.IRQ_LEVEL);
   readonly #msi = new Struct(Size.MSI);
   #host: IrqChipHost | undefined;
@@ -175,7 +173,7 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
       this.#resetPit = this.#readPit();
     }
     this.#resetChips = this.#chipIds.map((id) => this.#readChip(id));
-    for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
+    this.#driveAll();
   }
 
   vcpuMade(index: number, fd: number): void {
@@ -190,6 +188,10 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
 
   endOfInterrupt(_vector: number): void {}
 
+  tscChanged(): void {
+    this.#apics.tscChanged();
+  }
+
   // State.
 
   reset(): void {
@@ -198,35 +200,43 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
     });
     if (this.#resetPit) this.#writePit(this.#resetPit.bytes);
     this.#apics.reset();
-    for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
+    this.#driveAll();
   }
 
-  save(): KvmIrqChipStateV1 {
+  save(): IrqChipStateV1 {
+    const [master, slave, ioapic] = this.#chipIds.map((id) => this.#readChip(id).bytes.subarray(8));
+    const pic = picFromKvm(master!, slave!);
+    const intr = picIntr(pic);
     return {
-      kind: "kvm-irqchip",
+      kind: "irqchip",
       version: 1,
-      lapics: this.#apics.save(),
-      chips: this.#chipIds.map((id) => this.#readChip(id).bytes.slice(8)),
-      ...(this.#hasPit && { pit: this.#readPit().bytes }),
+      lapics: this.#apics.save(intr),
+      ioapic: ioApicFromKvm(ioapic!, this.#levels | (intr ? INTR_BIT : 0)),
+      pic,
+      // KVM has its own idea of whose turn it is, and tells nobody.
+      turn: 0,
+      ...(this.#hasPit && pitFromKvm(this.#readPit().bytes, process.hrtime.bigint())),
     };
   }
 
+  /** @throws StateError naming what is no such state, or what KVM's chips cannot hold; nothing is changed then. */
   restore(state: unknown): void {
-    const reader = new StateReader(state, "kvm-irqchip", 1);
-    const bytes = (field: string, value: unknown, length: number): Uint8Array => {
-      if (value instanceof Uint8Array && value.length === length) return value;
-      throw reader.error(field, `${length} bytes`, value);
-    };
-    const lapics = this.#apics.parse(reader);
-    const chips = reader
-      .array("chips", this.#chipIds.length)
-      .map((chip, i) => bytes(`chips[${i}]`, chip, CHIP_BYTES));
-    const pit = this.#hasPit ? bytes("pit", reader.unknown("pit"), Size.PIT_STATE2) : undefined;
-    this.#chipIds.forEach((id, i) => {
-      this.#writeChip(id, chips[i]!);
-    });
-    if (pit) this.#writePit(pit);
-    this.#apics.write(lapics);
+    const { lapics, ioapic, pic, pit, speaker } = parseIrqChipState(state, this.#apics.vcpus);
+    const reader = new StateReader(state, "irqchip");
+    const expected = this.#hasPit
+      ? "the 8254, which is one of these chips"
+      : "no 8254: it is none of these chips";
+    reader.check("pit", (pit !== undefined) === this.#hasPit, expected);
+    const apics = this.#apics.convert(lapics, "irqchip");
+    const { master, slave } = picToKvm(pic, "irqchip.pic");
+    const timer = pit && pitToKvm(pit, speaker ?? false, "irqchip.pit");
+    // An input that is still waiting for a local APIC to take its interrupt is served as the I/O APIC is written.
+    this.#apics.write(apics);
+    this.#writeChip(IrqChipId.PIC_MASTER, master);
+    this.#writeChip(IrqChipId.PIC_SLAVE, slave);
+    this.#writeChip(IrqChipId.IOAPIC, ioApicToKvm(ioapic));
+    if (timer) this.#writePit(timer);
+    this.#levels = ioapic.levels & ~INTR_BIT;
   }
 
   readonly #chipIds = [IrqChipId.PIC_MASTER, IrqChipId.PIC_SLAVE, IrqChipId.IOAPIC] as const;
@@ -260,8 +270,18 @@ export class KvmIrqChip implements EngineIrqChip, KernelApics {
     };
   }
 
+  /** After the kernel's chips were made or reset: no input of theirs is asserted. */
+  #driveAll(): void {
+    this.#levels = 0;
+    for (let gsi = 0; gsi < GSI_COUNT; gsi++) if (this.#asserted[gsi]! > 0) this.#drive(gsi, true);
+  }
+
+  /** A level that is there already is not driven: an edge-triggered input would take it for another edge. */
   #drive(gsi: number, level: boolean): void {
     if (!this.#host) return;
+    const bit = 1 << (gsi === 0 ? GSI_TIMER : gsi);
+    if (((this.#levels & bit) !== 0) === level) return;
+    this.#levels ^= bit;
     this.#level.setU32(0, gsi);
     this.#level.setU32(4, level ? 1 : 0);
     this.#host.native.ioctlStruct(this.#host.fd, "KVM_IRQ_LINE", this.#level);

@@ -1,5 +1,6 @@
-/** The states of KVM's local APICs: register pages and the MSRs beside them. */
-import type { StateReader } from "../state-reader.ts";
+/** KVM's local APICs, read and written: register pages and the MSRs beside them. */
+import type { LocalApicStateV1 } from "../irqchip-state.ts";
+import { type KvmLapic, lapicFromKvm, lapicToKvm } from "./lapic-state.ts";
 import type { Native } from "./native.ts";
 import { Size, Struct } from "./structs.ts";
 
@@ -9,18 +10,11 @@ const MSR_TSC_DEADLINE = 0x6e0;
 const APIC_BASE_RESET = 0xfee0_0800n;
 const APIC_BASE_BSP = 0x100n;
 
-/** One local APIC: its register page (SDM Vol. 3A table 11-1) and the MSRs beside it. */
-export interface KvmLocalApicStateV1 {
-  registers: Uint8Array;
-  apicBase: bigint;
-  tscDeadline: bigint;
-}
-
 /** All local APICs of a VM. */
 export class LocalApicAccess {
   /** The VM, while there is one. */
   host: { readonly native: Native } | undefined;
-  readonly #vcpus: number;
+  readonly vcpus: number;
   readonly #fds: number[] = [];
   /** Register pages as the kernel made them. */
   readonly #made: Uint8Array[] = [];
@@ -30,7 +24,7 @@ export class LocalApicAccess {
     if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > 255) {
       throw new RangeError(`vcpus: expected an integer from 1 to 255, got ${vcpus}`);
     }
-    this.#vcpus = vcpus;
+    this.vcpus = vcpus;
   }
 
   /** vCPU `index` was made, with its local APIC in its RESET state. */
@@ -47,49 +41,51 @@ export class LocalApicAccess {
   reset(): void {
     this.#fds.forEach((fd, i) => {
       const apicBase = APIC_BASE_RESET | (i === 0 ? APIC_BASE_BSP : 0n);
-      this.#write(fd, { registers: this.#made[i]!, apicBase, tscDeadline: 0n });
+      this.#write(fd, { page: this.#made[i]!, apicBase, tscDeadline: 0n });
     });
   }
 
-  save(): KvmLocalApicStateV1[] {
-    return this.#fds.map((fd) => ({
-      registers: this.#registers(fd),
-      apicBase: this.#msr(fd, MSR_APIC_BASE),
-      tscDeadline: this.#msr(fd, MSR_TSC_DEADLINE),
-    }));
-  }
-
-  /** The field `lapics` of a saved state. @throws StateError */
-  parse(reader: StateReader): KvmLocalApicStateV1[] {
-    const u64 = (field: string, value: unknown): bigint => {
-      if (typeof value === "bigint" && value >= 0n && value >> 64n === 0n) return value;
-      throw reader.error(field, "an unsigned 64-bit bigint", value);
-    };
-    return reader.array("lapics", this.#vcpus).map((value, i) => {
-      const { registers, apicBase, tscDeadline } = (value ?? {}) as Record<string, unknown>;
-      if (!(registers instanceof Uint8Array) || registers.length !== Size.LAPIC) {
-        throw reader.error(`lapics[${i}].registers`, `${Size.LAPIC} bytes`, registers);
-      }
-      return {
-        registers,
-        apicBase: u64(`lapics[${i}].apicBase`, apicBase),
-        tscDeadline: u64(`lapics[${i}].tscDeadline`, tscDeadline),
-      };
+  /** @param lint0 level of the 8259s' INTR. */
+  save(lint0: boolean): LocalApicStateV1[] {
+    return this.#fds.map((fd) => {
+      const tscDeadline = this.#msr(fd, MSR_TSC_DEADLINE);
+      return lapicFromKvm(
+        { page: this.#registers(fd), apicBase: this.#msr(fd, MSR_APIC_BASE), tscDeadline },
+        lint0,
+      );
     });
   }
 
-  /** Writes what `parse` gave. @throws KvmError where the kernel refuses. */
-  write(lapics: readonly KvmLocalApicStateV1[]): void {
+  /**
+   * What `write` takes, of states that have been checked.
+   *
+   * @param path of the state, for errors.
+   * @throws StateError naming what these local APICs cannot hold.
+   */
+  convert(lapics: readonly LocalApicStateV1[], path: string): KvmLapic[] {
+    return this.#fds.map((_, i) => lapicToKvm(lapics[i]!, this.#made[i]!, `${path}.lapics[${i}]`));
+  }
+
+  /** @throws KvmError where the kernel refuses. */
+  write(lapics: readonly KvmLapic[]): void {
     this.#fds.forEach((fd, i) => {
       this.#write(fd, lapics[i]!);
     });
   }
 
+  /** The TSC was set: deadlines are of the new one. The kernel worked out when they are due by the old one. */
+  tscChanged(): void {
+    for (const fd of this.#fds) {
+      const deadline = this.#msr(fd, MSR_TSC_DEADLINE);
+      if (deadline !== 0n) this.#setMsr(fd, MSR_TSC_DEADLINE, deadline);
+    }
+  }
+
   /** The mode before the registers, which are checked against it; the deadline last, which needs its timer's mode. */
-  #write(fd: number, { registers, apicBase, tscDeadline }: KvmLocalApicStateV1): void {
+  #write(fd: number, { page, apicBase, tscDeadline }: KvmLapic): void {
     this.#setMsr(fd, MSR_APIC_BASE, apicBase);
     const lapic = new Struct(Size.LAPIC);
-    lapic.bytes.set(registers);
+    lapic.bytes.set(page);
     this.#native.ioctlStruct(fd, "KVM_SET_LAPIC", lapic);
     this.#setMsr(fd, MSR_TSC_DEADLINE, tscDeadline);
   }

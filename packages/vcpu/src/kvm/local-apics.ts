@@ -11,11 +11,12 @@
  * apics.onEndOfInterrupt = (vector) => ioapic.endOfInterrupt(vector);
  */
 import type { InterruptController, LocalApicPort, MsiTarget, VcpuSignals } from "../irq.ts";
+import { type LocalApicStateV1, parseLocalApicStates } from "../irqchip-state.ts";
 import { StateReader } from "../state-reader.ts";
 import { Capability } from "./abi.ts";
 import { IOAPIC_PINS, IrqRoutes } from "./irq-routes.ts";
 import { IN_KERNEL, type IrqChipHost, type KernelApics } from "./irqchip.ts";
-import { type KvmLocalApicStateV1, LocalApicAccess } from "./lapic-access.ts";
+import { LocalApicAccess } from "./lapic-access.ts";
 import { Size, Struct } from "./structs.ts";
 
 /** An interrupt message, as an I/O APIC sends it (`ApicMessage` of `@skep/chipset`). */
@@ -29,11 +30,11 @@ export interface InterruptMessage {
   readonly level: boolean;
 }
 
-/** What `KvmLocalApics.save()` gives. */
-export interface KvmLocalApicsStateV1 {
-  kind: "kvm-local-apics";
+/** What `KvmLocalApics.save()` gives: local APICs in the form that every engine's have. */
+export interface LocalApicsStateV1 {
+  kind: "local-apics";
   version: 1;
-  lapics: KvmLocalApicStateV1[];
+  lapics: LocalApicStateV1[];
 }
 
 const MODE_EXTINT = 7;
@@ -110,14 +111,19 @@ export class KvmLocalApics implements InterruptController, MsiTarget, KernelApic
     this.#apics.reset();
   }
 
-  save(): KvmLocalApicsStateV1 {
-    return { kind: "kvm-local-apics", version: 1, lapics: this.#apics.save() };
+  tscChanged(): void {
+    this.#apics.tscChanged();
   }
 
-  /** @throws StateError where `state` is not one with as many vCPUs. */
+  save(): LocalApicsStateV1 {
+    return { kind: "local-apics", version: 1, lapics: this.#apics.save(false) };
+  }
+
+  /** @throws StateError where `state` is not one with as many vCPUs, or names what KVM's local APICs cannot hold. */
   restore(state: unknown): void {
-    const reader = new StateReader(state, "kvm-local-apics", 1);
-    this.#apics.write(this.#apics.parse(reader));
+    const reader = new StateReader(state, "local-apics", 1);
+    const lapics = parseLocalApicStates(reader, this.#apics.vcpus);
+    this.#apics.write(this.#apics.convert(lapics, "local-apics"));
   }
 
   #route(address: number, data: number): void {

@@ -172,6 +172,7 @@ export class KvmThreads implements VcpuThreads {
     this.#doorbells?.abandon();
     for (const thread of this.#threads) {
       Atomics.store(thread.box, Box.STOP, 1);
+      Atomics.store(thread.box, Box.STATE, BoxState.ENDED);
       thread.vcpu.setImmediateExit(true);
       this.#signal(thread);
       Atomics.notify(thread.box, Box.STATE);

@@ -118,8 +118,10 @@ export class VcpuStateAccess {
 
   /** @param activity what is known of it where the APIC is not KVM's. */
   read(activity: VcpuStateV1["activity"]): VcpuStateV1 {
-    const regs = this.#get("KVM_GET_REGS", this.#regs);
     const { hasSregs2, hasKernelApic } = this.#features;
+    // First: asked for its MP state, KVM deals with an INIT or SIPI that waits, and these change the registers.
+    const mpState = this.mpState();
+    const regs = this.#get("KVM_GET_REGS", this.#regs);
     const sregs = this.#get(hasSregs2 ? "KVM_GET_SREGS2" : "KVM_GET_SREGS", this.#sregs);
     const debug = this.#get("KVM_GET_DEBUGREGS", this.#debug);
     const events = this.#get("KVM_GET_VCPU_EVENTS", this.#events);
@@ -157,7 +159,7 @@ export class VcpuStateAccess {
       },
       msrs: { [MSR_EFER]: sregs.u64(Sregs.EFER), ...this.#readMsrs() },
       fpu: this.#readFpu(),
-      activity: hasKernelApic ? activityOf(this.mpState()) : activity,
+      activity: hasKernelApic ? activityOf(mpState) : activity,
       interruptibility: {
         sti: (shadow & Shadow.STI) !== 0,
         movSs: (shadow & Shadow.MOV_SS) !== 0,

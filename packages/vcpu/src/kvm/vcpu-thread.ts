@@ -33,6 +33,11 @@ export const BoxState = {
   STOPPED: 0,
   /** The thread enters the guest, or is there. */
   RUNNING: 1,
+  /**
+   * Nobody will enter it any more: `Box.STOP` is set. A word of its own would not do: a thread that has just found it clear
+   * would go to sleep on a `STATE` that does not change, behind the notice.
+   */
+  ENDED: 2,
 } as const;
 
 /**

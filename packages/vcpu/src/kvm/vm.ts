@@ -243,6 +243,7 @@ export class KvmVm implements EngineVm, VcpuHost {
     } else {
       for (const vcpu of this.#vcpus) vcpu.setTsc(tsc);
     }
+    this.#irqchip?.tscChanged();
     if (this.#host.capabilities.KVM_CAP_ADJUST_CLOCK <= 0) return;
     const clock = new Struct(Size.CLOCK_DATA);
     clock.setU64(0, BigInt(nowNs));
