@@ -34,6 +34,16 @@ const softvt = ({ kernel, initrd }: BenchGuest): [string, ...string[]] => [
 export const MACHINES: readonly Machine[] = [
   { name: "softvt", architecture: "amd64", command: softvt, missing: () => undefined },
   {
+    name: "softvt-tier0",
+    architecture: "amd64",
+    command: ({ kernel, initrd }) => [
+      process.execPath,
+      here("softvt-tier0.mjs"),
+      ...[kernel, initrd, String(MEMORY_MIB), COMMAND_LINE],
+    ],
+    missing: () => undefined,
+  },
+  {
     name: "qemu-tcg",
     architecture: "amd64",
     command: ({ kernel, initrd }) => [

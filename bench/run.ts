@@ -64,7 +64,7 @@ try {
     }
   }
   for (const [name, list] of runs) if (list.length === 0) runs.delete(name);
-  report(runs, runs.has("softvt") ? await measureSoftvt(runs.get("softvt")!) : undefined);
+  report(runs, runs.has("softvt") ? await measureSoftvt(runs) : undefined);
 } finally {
   rmSync(work, { recursive: true });
 }
@@ -104,23 +104,24 @@ function median(values: number[]): number {
 interface SoftvtFigures {
   /** Milliseconds from the start of a process to the exit of the guest's first instruction, median. */
   readonly firstInstructionMs: number;
-  /** Resident MiB beyond the guest's RAM and a bare Node, after the workloads, median; Linux hosts only. */
-  readonly overheadMiB: number | undefined;
+  /** Resident MiB beyond the guest's RAM and a bare Node, after the workloads, medians by name; Linux hosts only. */
+  readonly overheadMiB: Readonly<Record<string, number>>;
 }
 
-async function measureSoftvt(runs: readonly Run[]): Promise<SoftvtFigures> {
+async function measureSoftvt(runs: ReadonlyMap<string, readonly Run[]>): Promise<SoftvtFigures> {
   const script = fileURLToPath(new URL("first-instruction.mjs", import.meta.url));
   const times: number[] = [];
   for (let start = 0; start < FIRST_INSTRUCTION_RUNS; start++) {
     times.push(await timeToFirstLine([process.execPath, script, String(MEMORY_MIB * MIB)]));
   }
-  const memory = runs.flatMap((run) => run.memory ?? []);
   const nodeRss = await bareNodeRss();
-  const over = memory.map(({ done }) => (done.rss - done.guestRam - nodeRss) / MIB);
-  return {
-    firstInstructionMs: Math.round(median(times)),
-    overheadMiB: over.length > 0 ? Math.round(median(over)) : undefined,
-  };
+  const overheadMiB: Record<string, number> = {};
+  for (const [name, list] of runs) {
+    const memory = OURS.test(name) ? list.flatMap((run) => run.memory ?? []) : [];
+    const over = memory.map(({ done }) => (done.rss - done.guestRam - nodeRss) / MIB);
+    if (over.length > 0) overheadMiB[name] = Math.round(median(over));
+  }
+  return { firstInstructionMs: Math.round(median(times)), overheadMiB };
 }
 
 function report(runs: ReadonlyMap<string, readonly Run[]>, softvt: SoftvtFigures | undefined): void {
@@ -174,10 +175,8 @@ function report(runs: ReadonlyMap<string, readonly Run[]>, softvt: SoftvtFigures
   }
   if (softvt === undefined) return;
   process.stdout.write(
-    `\nsoftvt: ${softvt.firstInstructionMs} ms from process start to the first instruction`,
+    `\nsoftvt: ${softvt.firstInstructionMs} ms from process start to the first instruction\n`,
   );
-  if (softvt.overheadMiB !== undefined) {
-    process.stdout.write(`; ${softvt.overheadMiB} MiB over guest RAM and a bare Node`);
-  }
-  process.stdout.write("\n");
+  for (const [name, mib] of Object.entries(softvt.overheadMiB))
+    process.stdout.write(`${name}: ${mib} MiB over guest RAM and a bare Node\n`);
 }
