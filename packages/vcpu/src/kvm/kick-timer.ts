@@ -8,7 +8,7 @@ const SPEC_BYTES = 32;
 /**
  * Kicks the thread out of KVM_RUN, or, where it goes off outside, out of the next one.
  *
- * It stays armed from exit to exit until it goes off, so that a run may be cut short by what is left of an earlier one's
+ * It stays armed from exit to exit until it goes off, so that a run may be interrupted by what is left of an earlier one's
  * time: arming and disarming it for each took 1.6 µs, more than all else that is done about an exit. One serves all VMs
  * of a thread, as each eats the kicks that others have left.
  */
@@ -31,12 +31,13 @@ export class KickTimer {
     this.#native = native;
   }
 
-  /** Has the calling thread kicked within `ns` of the time that it runs. @throws KvmError */
-  arm(ns: number): void {
-    if (this.#armedNs <= ns) return;
+  /** Has the calling thread kicked within `ns` of the time that it runs; false: sooner than that. @throws KvmError */
+  arm(ns: number): boolean {
+    if (this.#armedNs <= ns) return false;
     this.#timer ??= this.#native.kickTimer();
     this.#native.setKickTimer(this.#timer, ns, this.#spec);
     this.#armedNs = ns;
+    return true;
   }
 
   /** A kick was taken: the next run has its time to itself. */

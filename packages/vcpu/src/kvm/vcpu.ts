@@ -118,10 +118,13 @@ export class KvmVcpu implements EngineVcpu {
     this.#setStepping(options.singleStep);
     this.#activity = "active";
     const ns = Math.min(Math.max(options.budget * NS_PER_BUDGETED, MIN_SLICE_NS), this.sliceLimitNs);
-    this.#kickTimer.arm(ns);
+    let isWhole = this.#kickTimer.arm(ns);
     for (;;) {
       const exit = this.finish(this.#native.run(this.fd), PREEMPTED);
-      if (exit !== undefined) return exit;
+      if (exit === undefined) continue;
+      if (exit !== PREEMPTED || isWhole) return exit;
+      // That was an earlier run's time, perhaps before a single instruction.
+      isWhole = this.#kickTimer.arm(ns);
     }
   }
 
