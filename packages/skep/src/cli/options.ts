@@ -1,5 +1,6 @@
 import { createSoftvtEngine } from "@skep/softvt";
 import { ENGINE_NAMES, type EngineName } from "../engines.ts";
+import { yieldHelperThreads } from "../node/helper-threads.ts";
 import type { Arguments } from "./usage.ts";
 
 /** Options that every command which runs a guest has, for `node:util`'s parseArgs. */
@@ -41,8 +42,10 @@ export interface GuestOptions {
  * @throws UsageError where no engine has the name.
  */
 export function startSoftvt(args: Arguments): void {
+  if (args.choice("engine", ENGINE_NAMES, "auto") === "kvm") return;
+  yieldHelperThreads();
   // A probe never fails; where there is no engine, that is said when it is wanted.
-  if (args.choice("engine", ENGINE_NAMES, "auto") !== "kvm") void createSoftvtEngine().probe();
+  void createSoftvtEngine().probe();
 }
 
 /** @throws UsageError for the first option that cannot be used. */

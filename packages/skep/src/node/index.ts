@@ -1,1 +1,2 @@
 export * from "./debian.ts";
+export { yieldHelperThreads } from "./helper-threads.ts";
