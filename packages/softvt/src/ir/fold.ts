@@ -17,7 +17,8 @@ const i64 = (value: bigint): Node => ({ k: "const", type: "i64", value: BigInt.a
 
 /** Whether an i64's upper half is clear by what it is made of; `known` answers for temps. */
 export function fits32(node: Node, known: Fits32): boolean {
-  if (node.k === "const") return typeof node.value === "bigint" && node.value <= LOW32;
+  if (node.k === "const")
+    return typeof node.value === "bigint" && BigInt.asUintN(32, node.value) === node.value;
   if (node.k === "temp") return known(node);
   if (node.k === "select") return fits32(node.yes, known) && fits32(node.no, known);
   if (node.k !== "op") return false;
@@ -31,7 +32,7 @@ export function fits32(node: Node, known: Fits32): boolean {
     case "i64.xor":
       return fits32(first, known) && fits32(second, known);
     case "i64.shr_u":
-      return fits32(first, known) || (second.k === "const" && (second.value as bigint) >= 32n);
+      return fits32(first, known) || (second.k === "const" && ((second.value as bigint) & 63n) >= 32n);
     default:
       return false;
   }
