@@ -1,4 +1,4 @@
-import type { Engine } from "@skep/vcpu";
+import { type Engine, ExitReason } from "@skep/vcpu";
 import { engineConformance } from "@skep/vcpu/testing";
 import { describe, it } from "vitest";
 import { createSoftvtEngine } from "../src/index.ts";
@@ -12,6 +12,12 @@ const MISSING: Readonly<Record<string, string>> = {
 
 const found = new Set<string>();
 
+const BETWEEN_INSTRUCTIONS = new Set<number>([
+  ExitReason.InterruptWindow,
+  ExitReason.Hlt,
+  ExitReason.MonitorTrapFlag,
+  ExitReason.PreemptionTimer,
+]);
 const CS_LONG = 0x2000;
 const EFER_LMA = 0x400n;
 
@@ -25,6 +31,8 @@ function checked(engine: Engine): Engine {
       const run = vcpu.run.bind(vcpu);
       vcpu.run = (options) => {
         const exit = run(options);
+        // To save is to end the instruction: not where that still wants an answer.
+        if (!BETWEEN_INSTRUCTIONS.has(exit.reason)) return exit;
         const state = vcpu.save();
         const is64 = (state.cs.access & CS_LONG) !== 0 && ((state.msrs.c0000080 ?? 0n) & EFER_LMA) !== 0n;
         if (!is64 && state.gpr.slice(0, 8).some((value) => value > 0xffff_ffffn))
