@@ -1,4 +1,4 @@
-import { Cpu, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout.ts";
+import { Cpu, Mode, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout.ts";
 import { enterRegion } from "../cpu/lookup.ts";
 import { CALL_HANDLER } from "../engine/names.ts";
 import type { Ending, Fn, Node, Stmt } from "../ir/ir.ts";
@@ -17,6 +17,8 @@ export const EXIT_EDGE = 0;
 export const LEAVE_EDGE = 1;
 export const RETURN_EDGE = 2;
 export const FIRST_BLOCK_EDGE = 3;
+
+const PAGE_BYTES = 4096;
 
 /** The engine's export that calls a handler which is a function of its own. */
 export const callHandler: Fn = {
@@ -86,11 +88,7 @@ class BlockSpecializer extends Rewriter {
     const next = this.region.graph.at.get(op.falls!);
     this.#out.push(this.#spend(this.#before));
     if (next === undefined || (next.page !== this.#block.page && !op.isChecked)) {
-      // By RIP, so that whoever called the region can go on with another; but that looks at the budget.
-      const follows = set(Reg.UOP, i32(op.uop.address + 16 * op.slots));
-      this.#out.push(set(Reg.RIP, this.#rip(op.falls!)));
-      if (!op.isChecked)
-        this.#out.push({ s: "if", cond: isNegative(local(Reg.LEFT)), yes: [follows], no: [], likely: false });
+      this.#fallOut();
       return EXIT_EDGE;
     }
     if (op.isChecked) this.#out.push(this.#exitIf(isNegative(local(Reg.LEFT)), this.#rip(next.pos)));
@@ -117,6 +115,12 @@ class BlockSpecializer extends Rewriter {
 
   #guard(to: Block, out: Stmt[]): void {
     const base = this.name(this.#rip(to.page), out);
+    out.push(this.#exitIf(this.#isElsewhere(to.page, base, out), this.#rip(to.pos)));
+    out.push(set(Reg.RIP_BASE, base), cpuStore(Reg.RIP_BASE, Cpu.RIP_BASE));
+  }
+
+  /** Whether the TLB does not have the page at offset `page`, whose linear address is `base`, where it lay. */
+  #isElsewhere(page: number, base: Node, out: Stmt[]): Node {
     const index = op("i32", "i32.wrap_i64", op("i64", "i64.shr_u", base, i64(7n)));
     const offset = op("i32", "i32.and", index, i32((TLB_ENTRIES - 1) * TLB_ENTRY_BYTES));
     this.use(Reg.TLB);
@@ -128,11 +132,31 @@ class BlockSpecializer extends Rewriter {
     };
     const tag = load("i64", TlbEntry.EXECUTE);
     const addend = load("i32", TlbEntry.ADDEND);
-    const page = op("i32", "i32.add", op("i32", "i32.wrap_i64", base), addend);
-    const elsewhere = op("i32", "i32.ne", page, i32(this.region.graph.pages.get(to.page)!));
-    const isMoved = op("i32", "i32.or", op("i32", "i64.ne", tag, base), elsewhere);
-    out.push(this.#exitIf(isMoved, this.#rip(to.pos)));
-    out.push(set(Reg.RIP_BASE, base), cpuStore(Reg.RIP_BASE, Cpu.RIP_BASE));
+    const host = op("i32", "i32.add", op("i32", "i32.wrap_i64", base), addend);
+    const isMoved = op("i32", "i32.ne", host, i32(this.region.graph.pages.get(page)!));
+    return op("i32", "i32.or", op("i32", "i64.ne", tag, base), isMoved);
+  }
+
+  /**
+   * Out behind the last instruction: by RIP, so that whoever called the region can go on with another. Where the
+   * interpreter would not look up what follows, that must make no difference: what a look-up may find out (the budget's
+   * end, a page that is gone, the code segment's limit) is for the next one of the interpreter's.
+   */
+  #fallOut(): void {
+    const { uop, slots, falls, isChecked } = this.op;
+    const out = this.#out;
+    const follows = set(Reg.UOP, i32(uop.address + 16 * slots));
+    const { mode } = this.region;
+    const isLinear = (mode & Mode.FLAT) !== 0 || (mode & Mode.CODE_MASK) === Mode.CODE64;
+    if (!isChecked && (!isLinear || (falls! & -PAGE_BYTES) !== this.#block.page)) {
+      out.push(follows);
+      return;
+    }
+    out.push(set(Reg.RIP, this.#rip(falls!)));
+    if (isChecked) return;
+    const isElsewhere = this.#isElsewhere(this.#block.page, local(Reg.RIP_BASE), out);
+    const mayDiffer = op("i32", "i32.or", isNegative(local(Reg.LEFT)), isElsewhere);
+    out.push({ s: "if", cond: mayDiffer, yes: [follows], no: [], likely: false });
   }
 
   #spend(bytes: number): Stmt {
