@@ -1,7 +1,7 @@
 /** Code that changes, moves or lies across pages: what was decoded from it must never outlive it. */
 import { ExitReason } from "@skep/vcpu";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { CODE, Guest } from "./guest.ts";
+import { CODE, Guest, TIERS } from "./guest.ts";
 
 const HLT = 0xf4;
 const RET = 0xc3;
@@ -54,12 +54,6 @@ function mapPages(...physical: number[]): void {
   });
   guest.set(() => {});
 }
-
-/** By the interpreter alone, and with everything compiled before it runs. */
-const TIERS = [
-  ["interpreted", Number.POSITIVE_INFINITY],
-  ["compiled", 0],
-] as const;
 
 describe.each(TIERS)("%s", (_tier, compileAfter) => {
   beforeEach(async () => {

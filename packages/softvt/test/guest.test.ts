@@ -1,6 +1,6 @@
 import { ExitReason } from "@skep/vcpu";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { CODE, Guest, STACK } from "./guest.ts";
+import { CODE, Guest, STACK, TIERS } from "./guest.ts";
 
 const HLT = 0xf4;
 const IRETQ = [0x48, 0xcf];
@@ -8,12 +8,6 @@ const INC_R15 = [0x49, 0xff, 0xc7];
 const R15 = 15;
 
 let guest: Guest;
-
-/** By the interpreter alone, and with everything compiled before it runs. */
-const TIERS = [
-  ["interpreted", Number.POSITIVE_INFINITY],
-  ["compiled", 0],
-] as const;
 
 describe.each(TIERS)("%s", (_tier, compileAfter) => {
   beforeEach(async () => {

@@ -16,6 +16,12 @@ const IDT = 0x2000;
 const TSS = 0x3000;
 const TABLES = 0x10_0000;
 
+/** By the interpreter alone, and with everything compiled before it runs. */
+export const TIERS = [
+  ["interpreted", Number.POSITIVE_INFINITY],
+  ["compiled", 0],
+] as const;
+
 export const CODE = 0x8000;
 export const STACK = 0x9000;
 
