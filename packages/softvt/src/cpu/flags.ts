@@ -227,6 +227,26 @@ export function setCarryKeepZero(f: Builder, carry: I32): void {
   );
 }
 
+/** Sets CF and OF to those bits of `flags` (RFLAGS positions, all others 0), and leaves SF, ZF, AF and PF. */
+export function setCarryOverflow(f: Builder, flags: I32): void {
+  const kind = kindOf(f);
+  f.if(
+    kind.and(0xff).eqz(),
+    () =>
+      set32(
+        f,
+        Cpu.FLAG_AUX,
+        get32(f, Cpu.FLAG_AUX)
+          .and(~(RFLAGS.CF | RFLAGS.OF))
+          .or(flags),
+      ),
+    () => {
+      set32(f, Cpu.FLAG_AUX, f.call<I32>(adjustFlag).shl(4).or(flags));
+      set32(f, Cpu.FLAG_KIND, kind.and(0xff00).or(FlagKind.MIXED));
+    },
+  );
+}
+
 /**
  * Condition `cc` (the low four bits of Jcc's opcode, SDM Vol. 1 app. B) as 0 or 1. What nearly every guest
  * tests, ZF and SF of any operation and an order after CMP or SUB, is worked out in place.

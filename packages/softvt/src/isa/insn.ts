@@ -1,5 +1,5 @@
 import { effectiveAddress, linearAddress, segmentAddress } from "../cpu/address.ts";
-import { arithmeticFlags, FlagKind, setExplicit, setLazy, setMixed } from "../cpu/flags.ts";
+import { arithmeticFlags, FlagKind, setCarryOverflow, setExplicit, setLazy, setMixed } from "../cpu/flags.ts";
 import { Cpu, Event, gpr, Mode, Seg } from "../cpu/layout.ts";
 import {
   type AccessOptions,
@@ -282,6 +282,11 @@ export class Insn extends Builder {
   /** ZF, SF, PF by `r`; CF, OF, AF as in `aux` (RFLAGS positions). */
   mixedFlags(bits: number, r: I64, aux: I32): void {
     if (!this.variant.noFlags) setMixed(this, bits, r, aux);
+  }
+
+  /** CF and OF change, by their bits of `flags`; the others stay. */
+  carryOverflow(flags: I32): void {
+    if (!this.variant.noFlags) setCarryOverflow(this, flags);
   }
 
   explicitFlags(flags: I32): void {

@@ -1,4 +1,5 @@
 import type { Node, Stmt } from "../ir/ir.ts";
+import { narrow } from "../ir/narrow.ts";
 import { normalize, parts } from "../ir/normalize.ts";
 import type { Handler } from "../isa/handlers.ts";
 import { assumeMode } from "./assume.ts";
@@ -92,7 +93,8 @@ export function factsInMode(handler: Handler, mode: number): Facts {
   if (done === undefined) {
     const base = REG_TYPES.length;
     const { stmts, temps, sets } = factsOfHandler(handler);
-    done = measure(assumeMode(stmts, { mode, base, sets }), base + temps);
+    const inMode = measure(assumeMode(stmts, { mode, base, sets }), base + temps);
+    done = measure(narrow(inMode.stmts, inMode.temps, inMode.sets), inMode.temps);
     modes[mode] = done;
   }
   return done;

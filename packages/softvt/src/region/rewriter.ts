@@ -15,6 +15,7 @@ import type { RegionFacts } from "./region-facts.ts";
 const INLINED = new Set([
   "carryFlag",
   "overflowFlag",
+  "adjustFlag",
   "zeroFlag",
   "signFlag",
   "parityFlag",

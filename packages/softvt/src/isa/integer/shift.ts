@@ -105,6 +105,7 @@ const SHIFTS: Record<string, { digit: number; rotate: boolean; shift: Shift }> =
 
 function rotate(bits: number, a: I64, count: I64): I64 {
   if (bits === 64) return a.rotl(count);
+  if (bits === 32) return a.wrap().rotl(count.wrap()).u64();
   const n = count.and(bits - 1);
   return a.shl(n).or(a.shrU(n.sub(bits).mul(-1)));
 }
@@ -143,13 +144,7 @@ for (const [name, { digit, rotate: isRotate, shift }] of Object.entries(SHIFTS))
     if (c.variant.noFlags) return;
     const { result, carryOverflow } = shifted!;
     const store = (): void => {
-      if (isRotate)
-        c.explicitFlags(
-          c
-            .call<I32>(arithmeticFlags)
-            .and(~(CF | OF))
-            .or(carryOverflow()),
-        );
+      if (isRotate) c.carryOverflow(carryOverflow());
       else c.mixedFlags(bits, result, carryOverflow());
     };
     if (c.variant.spec.operandText.endsWith("1")) store();
