@@ -213,6 +213,8 @@ export const Cpu = {
   REGION_DEPTH: take(4),
   /** i32: number of the handler `region`. */
   REGION_HANDLER: take(4),
+  /** i64: RIP of the last call out of a region that met no region, 0: none since the host looked. */
+  REGION_MISSED: take(8),
   /** i64: guest-physical address of the last translation that is not RAM. */
   MISS_GPA: take(8),
   /** i64: values kept for MSRs and the like by their owners. */

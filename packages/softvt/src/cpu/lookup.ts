@@ -134,7 +134,10 @@ export const enterRegion = fn("enterRegion", ["i32", "i64", "i64"], "i32", (f, b
     set32(f, Cpu.REGION_DEPTH, depth.add(1));
     f.loop((next) => {
       quickLookup(f, rip.get(), (uop) => {
-        f.unlikely(f.load("i32.load16_u", uop).ne(get32(f, Cpu.REGION_HANDLER)), () => f.break(next));
+        f.unlikely(f.load("i32.load16_u", uop).ne(get32(f, Cpu.REGION_HANDLER)), () => {
+          set64(f, Cpu.REGION_MISSED, rip.get());
+          f.break(next);
+        });
         left.set(f.call<I32>(callRegion, left.get(), uop));
         const isUp = get32(f, Cpu.EVENT).or(get32(f, Cpu.REGION_UOP)).or(get32(f, Cpu.REGION_STALE));
         rip.set(get64(f, Cpu.RIP));

@@ -11,6 +11,10 @@ const MODE_BITS = 5;
 const MAX_ENTRIES = 1 << REGION_ENTRY_BITS;
 /** Each time that a page is compiled it takes so many times more samples until the next. */
 const BACKOFF = 1.5;
+/** Ends of slices that find the same call out of a region to have missed, until its target is compiled. */
+const MISSED_SAMPLES = 48;
+/** Such a region is about the function alone: statements of its descriptions at most. */
+const MISSED_STATEMENTS = 1000;
 /** Regions made at once of one page. */
 const MAX_REGIONS = 4;
 
@@ -105,6 +109,8 @@ export class Regions implements CodeCacheObserver {
   readonly #view: DataView;
   readonly #hosts: RegionHost[] = [];
   readonly #hot = new Map<number, HotPage>();
+  /** By micro-op: ends of slices before which a call out of a region had missed it. */
+  readonly #missed = new Map<number, number>();
   readonly #byPage = new Map<number, Region[]>();
   readonly #replaced = new Map<number, Replaced>();
   readonly #freeSlots: number[] = [];
@@ -157,8 +163,32 @@ export class Regions implements CodeCacheObserver {
       });
       return;
     }
+    this.#enqueue(this.#prepare(hot, place));
+  }
+
+  /**
+   * A call out of a region met code that is no region, so that all regions waiting for calls to come back were left:
+   * that is dear however short the code is, and slices seldom end in it.
+   */
+  missed(place: CodePlace): void {
+    const { host, mode } = place;
+    const uop = this.#cache.find(host, mode);
+    if (uop === 0 || this.#replaced.has(uop)) return;
+    // Under way already.
+    const here = this.#byPage.get(host >>> 12) ?? [];
+    if (here.some(({ slot, entries }) => slot < 0 && entries.some((entry) => entry.uop === uop))) return;
+    const count = (this.#missed.get(uop) ?? 0) + 1;
+    this.#missed.set(uop, count);
+    if (count < MISSED_SAMPLES || this.#compiler === undefined) return;
+    this.#missed.delete(uop);
+    const seeds = [host & (PAGE_BYTES - 1)];
+    const made = this.#prepareRegion(mode, seeds, place.pageAt, undefined, MISSED_STATEMENTS);
+    if (made !== undefined) this.#enqueue([made]);
+  }
+
+  #enqueue(made: readonly Prepared[]): void {
     const wasEmpty = this.#queue.length === 0;
-    this.#queue.push(...this.#prepare(hot, place));
+    this.#queue.push(...made);
     if (wasEmpty) queueMicrotask(() => this.#compileQueue());
   }
 
@@ -245,10 +275,11 @@ export class Regions implements CodeCacheObserver {
     seeds: readonly number[],
     pageAt: CodePlace["pageAt"],
     replaces: Region | undefined,
+    limit?: number,
   ): Prepared | undefined {
     const compiler = this.#compiler!;
     const reader = this.#reader(mode, pageAt);
-    const graph = compiler.buildGraph(reader, compiler.allHandlers(), this.#special, seeds);
+    const graph = compiler.buildGraph(reader, compiler.allHandlers(), this.#special, seeds, limit);
     const starts = graph.blocks.filter((block) => block.isEntry);
     if (starts.length === 0 || starts.length > MAX_ENTRIES) return undefined;
     const entries = starts.map(({ ops }): { uop: number } & Replaced => {
@@ -376,6 +407,7 @@ export class Regions implements CodeCacheObserver {
   flushed(): void {
     this.#dropAll();
     this.#hot.clear();
+    this.#missed.clear();
     for (const host of this.#hosts) host.setStale();
   }
 }

@@ -175,6 +175,12 @@ class SoftVm implements EngineVm {
     const sample = (): void => {
       const host = exports.codeAddress(cpu.get64(Cpu.RIP)) >>> 0;
       if (host !== 0) this.#regions.sample(place(host, cpu.get32(Cpu.MODE)));
+      const missed = cpu.get64(Cpu.REGION_MISSED);
+      if (missed !== 0n) {
+        cpu.set64(Cpu.REGION_MISSED, 0n);
+        const at = exports.codeAddress(missed) >>> 0;
+        if (at !== 0) this.#regions.missed(place(at, cpu.get32(Cpu.MODE)));
+      }
     };
     const vcpu = new SoftVcpu(index, cpu, exports, this.#allowed, sample);
     this.#vcpus[index] = vcpu;

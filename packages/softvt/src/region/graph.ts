@@ -83,12 +83,16 @@ const MAX_RETURNS = 6;
 /** Longest instruction, in bytes. */
 const MAX_LENGTH = 15;
 
-/** The blocks that control reaches from `seeds` (offsets from the start of the home page). */
+/**
+ * The blocks that control reaches from `seeds` (offsets from the start of the home page), of about `limit` statements at
+ * most.
+ */
 export function buildGraph(
   reader: CodeReader,
   handlers: readonly Handler[],
   special: DecodeTable["special"],
   seeds: Iterable<number>,
+  limit = MAX_STATEMENTS,
 ): RegionGraph {
   const ops = new Map<number, Op>();
   const entries = new Set<number>();
@@ -146,7 +150,7 @@ export function buildGraph(
 
   for (let start = near.shift() ?? far.shift(); start !== undefined; start = near.shift() ?? far.shift()) {
     for (let pos: number | undefined = start; pos !== undefined; ) {
-      if (ops.has(pos) || statements >= MAX_STATEMENTS) break;
+      if (ops.has(pos) || statements >= limit) break;
       const op = read(pos);
       if (op === undefined) break;
       ops.set(pos, op);

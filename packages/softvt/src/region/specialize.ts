@@ -2,6 +2,7 @@ import { Cpu, Mode, TLB_ENTRIES, TLB_ENTRY_BYTES, TlbEntry } from "../cpu/layout
 import { enterRegion } from "../cpu/lookup.ts";
 import { CALL_HANDLER } from "../engine/names.ts";
 import type { Ending, Fn, Node, Stmt } from "../ir/ir.ts";
+import { parts } from "../ir/normalize.ts";
 import { factsInMode, factsOfHandler, isCalled } from "./facts.ts";
 import type { Block } from "./graph.ts";
 import { Reg } from "./layout.ts";
@@ -19,6 +20,8 @@ export const RETURN_EDGE = 2;
 export const FIRST_BLOCK_EDGE = 3;
 
 const PAGE_BYTES = 4096;
+/** Statements behind a store that are written twice. */
+const MAX_DOUBLED = 8;
 
 /** The engine's export that calls a handler which is a function of its own. */
 export const callHandler: Fn = {
@@ -174,7 +177,7 @@ class BlockSpecializer extends Rewriter {
 
   /** Whether control may come to its end. */
   #instruction(): boolean {
-    const { handler, uop } = this.op;
+    const { handler } = this.op;
     this.begin();
     let falls = true;
     if (isCalled(handler)) falls = this.#callHandler();
@@ -187,22 +190,38 @@ class BlockSpecializer extends Rewriter {
       if (frame.isLeftEarly) this.#out.push({ s: "block", label: frame.label, body });
       else this.#out.push(...body);
     }
-    // Known at its start, it has to be kept for this instruction alone.
-    if (this.mayBeStale) this.#out.unshift(set(Reg.STALE, i32(0)));
-    if (falls && this.mayBeStale) {
-      this.#out.push({
-        s: "if",
-        cond: local(Reg.STALE),
-        yes: [
-          this.#spend(this.#before + 16 * this.op.slots),
-          set(Reg.UOP, i32(uop.address + 16 * this.op.slots)),
-          { s: "end", how: { kind: "edge", edge: EXIT_EDGE } },
-        ],
-        no: [],
-        likely: false,
-      });
-    }
+    if (this.mayBeStale) this.#leaveStale(falls);
     return falls && this.op.falls !== undefined;
+  }
+
+  /** Out of the region behind an instruction that has overwritten code of it. */
+  #leaveStale(falls: boolean): void {
+    const out = this.#out;
+    const after = this.op.uop.address + 16 * this.op.slots;
+    const leave: Stmt = {
+      s: "if",
+      cond: local(Reg.STALE),
+      yes: [
+        this.#spend(this.#before + 16 * this.op.slots),
+        set(Reg.UOP, i32(after)),
+        { s: "end", how: { kind: "edge", edge: EXIT_EDGE } },
+      ],
+      no: [],
+      likely: false,
+    };
+    // A store is the last that most do, and finds out in its slow arm: what little follows it is done in both arms.
+    const at = out.findLastIndex(({ s }) => s !== "set");
+    const store = out[at];
+    const isLast = store?.s === "if" && out.length - at <= MAX_DOUBLED && !out.slice(0, at).some(setsStale);
+    if (falls && isLast && !store.yes.some(setsStaleWithin) && !store.no.some(setsStaleWithin)) {
+      const rest = out.splice(at).slice(1);
+      const arm = (stmts: Stmt[]): Stmt[] => [...stmts, ...rest, ...(stmts.some(setsStale) ? [leave] : [])];
+      out.push({ ...store, yes: arm(store.yes), no: arm(store.no) });
+      return;
+    }
+    // Known at its start, it has to be kept for this instruction alone.
+    out.unshift(set(Reg.STALE, i32(0)));
+    if (falls) out.push(leave);
   }
 
   #callHandler(): boolean {
@@ -315,4 +334,14 @@ class BlockSpecializer extends Rewriter {
     this.#guard(back, out);
     out.push({ s: "end", how: { kind: "edge", edge: this.#edge(back.index) } });
   }
+}
+
+/** Whether a statement sets the local STALE, or may do so within. */
+function setsStale(stmt: Stmt): boolean {
+  return ((stmt.s === "load" || stmt.s === "set") && stmt.id === Reg.STALE) || setsStaleWithin(stmt);
+}
+
+/** Whether one of a statement's own statements may set the local STALE. */
+function setsStaleWithin(stmt: Stmt): boolean {
+  return parts(stmt).lists.some((list) => list.some(setsStale));
 }
