@@ -25,6 +25,8 @@ export interface RegionOptions {
    * before it runs (for tests).
    */
   readonly hotSamples: number;
+  /** Address of the vCPU block, where there is but one vCPU. */
+  readonly cpu?: number | undefined;
 }
 
 /** A place in code. */
@@ -303,7 +305,7 @@ export class Regions implements CodeCacheObserver {
     this.stats.compiled++;
     this.stats.instructions += uops.size;
     const name = `region ${[...pages.keys()].map((page) => page.toString(16)).join()}`;
-    return { source: { name, mode, graph }, region };
+    return { source: { name, mode, graph, cpu: this.#options.cpu }, region };
   }
 
   /** Decoded code around a place as it was before regions put their entries in it. */

@@ -105,7 +105,7 @@ class SoftVm implements EngineVm {
       this.#cache,
       code.table,
       arena.memory.buffer,
-      { hotSamples: compileAfter },
+      { hotSamples: compileAfter, cpu: options.vcpus === 1 ? VCPUS : undefined },
       compiler,
     );
     memory.setCodeWatcher((offset, length) => this.#cache.written(offset, length));

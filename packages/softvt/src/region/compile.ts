@@ -21,6 +21,8 @@ export interface RegionSource {
   readonly name: string;
   readonly mode: number;
   readonly graph: RegionGraph;
+  /** Address of the vCPU block, where there is but one: a constant takes no register. */
+  readonly cpu?: number | undefined;
 }
 
 /** Name of the export that is region `index` of a module. */
@@ -75,11 +77,13 @@ class RegionCompiler {
   readonly #flow: ControlFlow;
   readonly #frames: Frame[] = [];
   readonly #emitter: Emitter;
+  readonly #cpu: number | undefined;
   /** Whose statements are emitted: what their edges start from. */
   #current = -1;
 
   constructor(source: RegionSource, functionIndex: (fn: Fn) => number) {
     this.#functionIndex = functionIndex;
+    this.#cpu = source.cpu;
     this.#emitter = this.#makeEmitter();
     this.#facts = new RegionFacts(source.mode, source.graph);
     const { blocks } = source.graph;
@@ -114,8 +118,10 @@ class RegionCompiler {
   compile(): { locals: readonly WasmType[]; code: CodeWriter } {
     const { prologue, epilogue } = this.#facts.finish();
     const out = this.#out;
-    out.raw([0x23, 0x00, 0x21]);
-    out.u32(Reg.CPU);
+    if (this.#cpu === undefined) {
+      out.raw([0x23, 0x00, 0x21]);
+      out.u32(Reg.CPU);
+    }
     this.#statements(prologue, -1);
     out.raw(BLOCK);
     this.#frames.push({ kind: "exit" });
@@ -213,7 +219,14 @@ class RegionCompiler {
       out: this.#out,
       locals: this.#pool,
       functionIndex: this.#functionIndex,
-      cpu: (out) => out.raw([0x20, Reg.CPU]),
+      cpu: (out) => {
+        if (this.#cpu === undefined) {
+          out.raw([0x20, Reg.CPU]);
+          return;
+        }
+        out.u8(0x41);
+        out.s32(this.#cpu);
+      },
       uop: none,
       field: none,
       end: (how, depth) => {
