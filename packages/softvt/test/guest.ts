@@ -8,6 +8,7 @@ import {
   type VmExit,
 } from "@skep/vcpu";
 import type { CodeCacheStats } from "../src/engine/code-cache.ts";
+import type { RegionStats } from "../src/engine/regions.ts";
 import { createSoftvtEngine, type SoftvtOptions } from "../src/index.ts";
 
 const RAM_BYTES = 4 * 2 ** 20;
@@ -54,6 +55,11 @@ export class Guest {
   /** Counters of the decoded code. */
   get codeStats(): CodeCacheStats {
     return (this.#vm as EngineVm & { codeStats: CodeCacheStats }).codeStats;
+  }
+
+  /** Counters of the compiled regions. */
+  get regionStats(): RegionStats {
+    return (this.#vm as EngineVm & { regionStats: RegionStats }).regionStats;
   }
 
   close(): Promise<void> {

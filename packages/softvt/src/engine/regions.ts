@@ -1,22 +1,26 @@
 import { UOP_BYTES } from "../cpu/layout.ts";
 import type { DecodeTable } from "../isa/table.ts";
-import type { Block, CodeReader, RegionSource, Uop } from "../region/index.ts";
+import type { Block, RegionSource } from "../region/index.ts";
 import type { CodeCache, CodeCacheObserver } from "./code-cache.ts";
+import { type HotPage, HotPages } from "./hot-pages.ts";
 import { REGION_ENTRY_BITS, REGION_WORD_OFFSET } from "./names.ts";
+import { type Batch, RegionBudget } from "./region-budget.ts";
+import { type CodePlace, type Replaced, readCode } from "./region-reader.ts";
 
 type Compiler = typeof import("../region/index.ts");
 
 const PAGE_BYTES = 4096;
-const MODE_BITS = 5;
 const MAX_ENTRIES = 1 << REGION_ENTRY_BITS;
-/** Each time that a page is compiled it takes so many times more samples until the next. */
-const BACKOFF = 1.5;
 /** Ends of slices that find the same call out of a region to have missed, until its target is compiled. */
 const MISSED_SAMPLES = 48;
 /** Such a region is about the function alone: statements of its descriptions at most. */
 const MISSED_STATEMENTS = 1000;
+/** Places that calls missed: beyond so many they are counted anew. */
+const MAX_MISSED = 4096;
 /** Regions made at once of one page. */
 const MAX_REGIONS = 4;
+/** Regions that wait for their generation, which comes when the event loop has its turn. */
+const MAX_QUEUE = 64;
 
 /** When code is compiled. */
 export interface RegionOptions {
@@ -25,21 +29,10 @@ export interface RegionOptions {
    * before it runs (for tests).
    */
   readonly hotSamples: number;
+  /** Room for compiled code, in bytes of WebAssembly. */
+  readonly maxBytes: number;
   /** Address of the vCPU block, where there is but one vCPU. */
   readonly cpu?: number | undefined;
-}
-
-/** A place in code. */
-export interface CodePlace {
-  /** Its arena address. */
-  readonly host: number;
-  /** As `Cpu.MODE`. */
-  readonly mode: number;
-  /**
-   * Arena address of the page whose linear address is `offset` (a multiple of 4096) from that of the place's own page;
-   * 0 where that is not known.
-   */
-  pageAt(offset: number): number;
 }
 
 /** One vCPU's side: an instance of each module, in its table. */
@@ -51,24 +44,18 @@ export interface RegionHost {
 }
 
 export interface RegionStats {
-  /** Regions compiled, and those of them that were overwritten, forgotten or replaced. */
+  /** Regions compiled, and those of them that were overwritten, forgotten, replaced or evicted. */
   compiled: number;
   dropped: number;
+  /** Regions dropped for want of room. */
+  evicted: number;
   /** Regions that could not be compiled. */
   failed: number;
   instructions: number;
   /** Bytes of WebAssembly. */
   bytes: number;
-}
-
-/** A page's code in one mode, as far as it is known to be hot. */
-interface HotPage {
-  readonly page: number;
-  readonly mode: number;
-  /** Where slices ended since it was compiled last: offset in the page → how often. */
-  seeds: Map<number, number>;
-  samples: number;
-  threshold: number;
+  /** Of them, those that are not dropped, with 4 KiB more for each module. */
+  usedBytes: number;
 }
 
 interface Region {
@@ -76,14 +63,19 @@ interface Region {
   readonly pages: ReadonlyMap<number, number>;
   /** Offsets from its home page that it was grown from. */
   readonly seeds: readonly number[];
-  /** What it takes the place of. */
-  readonly replaces: Region | undefined;
+  /** What it takes the place of; until it is installed. */
+  replaces: Region | undefined;
   /** Micro-ops of its instructions. */
   readonly uops: ReadonlySet<number>;
   readonly entries: readonly ({ readonly uop: number } & Replaced)[];
   /** Its place in the tables; -1 until it is installed. */
   slot: number;
   isDead: boolean;
+  batch: RegionBatch | undefined;
+}
+
+interface RegionBatch extends Batch {
+  readonly regions: readonly Region[];
 }
 
 interface Prepared {
@@ -91,18 +83,12 @@ interface Prepared {
   readonly region: Region;
 }
 
-/** What stood at a micro-op before it became a region's entry. */
-interface Replaced {
-  readonly handler: number;
-  readonly word: number;
-}
-
 /**
  * Compiled regions: which pages are hot, their compilation, and their place in the decoded code. A region begins at
  * micro-ops that were replaced by `region` ones; when its code changes they become again what they were.
  */
 export class Regions implements CodeCacheObserver {
-  readonly stats: RegionStats = { compiled: 0, dropped: 0, failed: 0, instructions: 0, bytes: 0 };
+  readonly #stats = { compiled: 0, dropped: 0, evicted: 0, failed: 0, instructions: 0, bytes: 0 };
 
   readonly #cache: CodeCache;
   readonly #special: DecodeTable["special"];
@@ -110,7 +96,8 @@ export class Regions implements CodeCacheObserver {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
   readonly #hosts: RegionHost[] = [];
-  readonly #hot = new Map<number, HotPage>();
+  readonly #hot: HotPages;
+  readonly #budget: RegionBudget<RegionBatch>;
   /** By micro-op: ends of slices before which a call out of a region had missed it. */
   readonly #missed = new Map<number, number>();
   readonly #byPage = new Map<number, Region[]>();
@@ -132,10 +119,16 @@ export class Regions implements CodeCacheObserver {
     this.#cache = cache;
     this.#special = table.special;
     this.#options = options;
+    this.#hot = new HotPages(options.hotSamples);
+    this.#budget = new RegionBudget(options.maxBytes);
     this.#compiler = compiler;
     this.#bytes = new Uint8Array(buffer);
     this.#view = new DataView(buffer);
     cache.observer = this;
+  }
+
+  get stats(): RegionStats {
+    return { ...this.#stats, usedBytes: this.#budget.used };
   }
 
   addHost(host: RegionHost): void {
@@ -151,14 +144,14 @@ export class Regions implements CodeCacheObserver {
 
   /** A slice ended at a place: the more often, the hotter. */
   sample(place: CodePlace): void {
-    if (this.#options.hotSamples === 0) return;
     const { host, mode } = place;
     const uop = this.#cache.find(host, mode);
-    if (uop === 0 || this.#replaced.has(uop)) return;
-    const hot = this.#hotPage(host, mode);
-    const pos = host & (PAGE_BYTES - 1);
-    hot.seeds.set(pos, (hot.seeds.get(pos) ?? 0) + 1);
-    if (++hot.samples < hot.threshold) return;
+    if (uop === 0) return;
+    const region = this.#regionAt(host >>> 12, uop);
+    if (region?.batch !== undefined) region.batch.isUsed = true;
+    if (this.#options.hotSamples === 0 || this.#replaced.has(uop)) return;
+    const hot = this.#hot.sample(host, mode);
+    if (hot === undefined || this.#queue.length >= MAX_QUEUE || this.#budget.isBusy) return;
     if (this.#compiler === undefined) {
       this.#loading ??= import("../region/index.ts").then((compiler) => {
         this.#compiler = compiler;
@@ -175,13 +168,15 @@ export class Regions implements CodeCacheObserver {
   missed(place: CodePlace): void {
     const { host, mode } = place;
     const uop = this.#cache.find(host, mode);
-    if (uop === 0 || this.#replaced.has(uop)) return;
+    if (uop === 0 || this.#options.hotSamples === 0 || this.#replaced.has(uop)) return;
     // Under way already.
     const here = this.#byPage.get(host >>> 12) ?? [];
     if (here.some(({ slot, entries }) => slot < 0 && entries.some((entry) => entry.uop === uop))) return;
     const count = (this.#missed.get(uop) ?? 0) + 1;
+    if (this.#missed.size >= MAX_MISSED) this.#missed.clear();
     this.#missed.set(uop, count);
     if (count < MISSED_SAMPLES || this.#compiler === undefined) return;
+    if (this.#queue.length >= MAX_QUEUE || this.#budget.isBusy) return;
     this.#missed.delete(uop);
     const seeds = [host & (PAGE_BYTES - 1)];
     const made = this.#prepareRegion(mode, seeds, place.pageAt, undefined, MISSED_STATEMENTS);
@@ -197,27 +192,17 @@ export class Regions implements CodeCacheObserver {
   /** Compiles the code at a place now, where everything is to be. */
   promote(place: CodePlace): void {
     if (this.#options.hotSamples !== 0 || this.#compiler === undefined) return;
-    const hot = this.#hotPage(place.host, place.mode);
-    hot.seeds.set(place.host & (PAGE_BYTES - 1), 1);
-    const made = this.#prepare(hot, place);
+    const hot = this.#hot.sample(place.host, place.mode);
+    const made = hot === undefined ? [] : this.#prepare(hot, place);
     if (made.length === 0) return;
-    const bytes = this.#compiler.compileRegions(made.map(({ source }) => source));
-    this.#install(
-      made.map(({ region }) => region),
-      new WebAssembly.Module(bytes),
-    );
+    const { batch, bytes } = this.#generate(made);
+    const module = new WebAssembly.Module(bytes);
+    this.#budget.compiled(batch);
+    this.#install(batch, module);
   }
 
-  #hotPage(host: number, mode: number): HotPage {
-    const page = host >>> 12;
-    const key = page * (1 << MODE_BITS) + mode;
-    let hot = this.#hot.get(key);
-    if (hot === undefined) {
-      const threshold = this.#options.hotSamples;
-      hot = { page, mode, seeds: new Map(), samples: 0, threshold };
-      this.#hot.set(key, hot);
-    }
-    return hot;
+  #regionAt(page: number, uop: number): Region | undefined {
+    return this.#byPage.get(page)?.find((region) => region.uops.has(uop));
   }
 
   #compileQueue(): void {
@@ -225,38 +210,62 @@ export class Regions implements CodeCacheObserver {
     const made = this.#queue.filter(({ region }) => !region.isDead);
     this.#queue = [];
     if (made.length === 0) return;
-    const regions = made.map(({ region }) => region);
-    // What cannot be compiled, for want of memory or by a mistake of ours, goes on being interpreted.
-    const giveUp = (): void => {
-      this.stats.failed += regions.length;
-      for (const region of regions) this.#drop(region);
-    };
-    let bytes: Uint8Array<ArrayBuffer>;
+    let begun: { readonly batch: RegionBatch; readonly bytes: Uint8Array<ArrayBuffer> };
     try {
-      bytes = this.#compiler!.compileRegions(made.map(({ source }) => source));
+      begun = this.#generate(made);
     } catch {
-      giveUp();
+      this.#giveUp(made.map(({ region }) => region));
       return;
     }
-    this.stats.bytes += bytes.length;
-    WebAssembly.compile(bytes).then((module) => {
-      if (!this.#isClosed) this.#install(regions, module);
-    }, giveUp);
+    const { batch, bytes } = begun;
+    WebAssembly.compile(bytes).then(
+      (module) => {
+        this.#budget.compiled(batch);
+        if (!this.#isClosed) this.#install(batch, module);
+      },
+      () => {
+        this.#budget.compiled(batch);
+        this.#giveUp(batch.regions);
+        this.#budget.end(batch);
+      },
+    );
+  }
+
+  /** The module of regions, for which others have made room. */
+  #generate(made: readonly Prepared[]): { batch: RegionBatch; bytes: Uint8Array<ArrayBuffer> } {
+    const bytes = this.#compiler!.compileRegions(made.map(({ source }) => source));
+    const batch = { bytes: bytes.length, regions: made.map(({ region }) => region), isUsed: false };
+    this.#stats.bytes += bytes.length;
+    this.#budget.begin(batch);
+    this.#makeRoom();
+    return { batch, bytes };
+  }
+
+  /** What cannot be compiled, for want of memory or by a mistake of ours, goes on being interpreted. */
+  #giveUp(regions: readonly Region[]): void {
+    this.#stats.failed += regions.length;
+    for (const region of regions) this.#drop(region);
+  }
+
+  #makeRoom(): void {
+    for (let batch = this.#budget.victim(); batch !== undefined; batch = this.#budget.victim())
+      for (const region of batch.regions) {
+        if (region.isDead) continue;
+        this.#stats.evicted++;
+        this.#drop(region);
+      }
   }
 
   /** What is to be compiled of a hot page: regions around where slices ended, the hottest place first. */
   #prepare(hot: HotPage, { pageAt }: CodePlace): Prepared[] {
-    const seeds = [...hot.seeds].sort(([, a], [, b]) => b - a).map(([pos]) => pos);
-    hot.seeds = new Map();
-    hot.samples = 0;
-    hot.threshold *= BACKOFF;
+    const seeds = this.#hot.take(hot);
     const made: Prepared[] = [];
     const uopAt = (pos: number): number => this.#cache.find(hot.page * PAGE_BYTES + pos, hot.mode);
     for (const seed of seeds) {
       const uop = uopAt(seed);
       if (uop === 0 || this.#replaced.has(uop) || made.some(({ region }) => region.uops.has(uop))) continue;
       // A place within a region that was not an entry becomes one, and so do the others there.
-      const replaces = this.#byPage.get(hot.page)?.find((region) => region.uops.has(uop));
+      const replaces = this.#regionAt(hot.page, uop);
       const page = replaces?.pages.get(hot.page) ?? 0;
       const also = replaces ? seeds.filter((pos) => replaces.uops.has(uopAt(pos))) : [];
       const all = [seed, ...also].map((pos) => page + pos);
@@ -280,7 +289,8 @@ export class Regions implements CodeCacheObserver {
     limit?: number,
   ): Prepared | undefined {
     const compiler = this.#compiler!;
-    const reader = this.#reader(mode, pageAt);
+    const code = { cache: this.#cache, bytes: this.#bytes, replaced: this.#replaced };
+    const reader = readCode(code, mode, pageAt);
     const graph = compiler.buildGraph(reader, compiler.allHandlers(), this.#special, seeds, limit);
     const starts = graph.blocks.filter((block) => block.isEntry);
     if (starts.length === 0 || starts.length > MAX_ENTRIES) return undefined;
@@ -296,64 +306,31 @@ export class Regions implements CodeCacheObserver {
       }
     const uops = new Set(graph.blocks.flatMap(({ ops }) => ops.map(({ uop }) => uop.address)));
     const pages = new Map([...graph.pages].map(([offset, address]) => [address >>> 12, offset]));
-    const region: Region = { pages, seeds, replaces, uops, entries, slot: -1, isDead: false };
+    const state = { slot: -1, isDead: false, batch: undefined };
+    const region: Region = { pages, seeds, replaces, uops, entries, ...state };
     for (const page of pages.keys()) {
       const list = this.#byPage.get(page);
       if (list === undefined) this.#byPage.set(page, [region]);
       else list.push(region);
     }
-    this.stats.compiled++;
-    this.stats.instructions += uops.size;
+    this.#stats.compiled++;
+    this.#stats.instructions += uops.size;
     const name = `region ${[...pages.keys()].map((page) => page.toString(16)).join()}`;
     return { source: { name, mode, graph, cpu: this.#options.cpu }, region };
   }
 
-  /** Decoded code around a place as it was before regions put their entries in it. */
-  #reader(mode: number, pageAt: CodePlace["pageAt"]): CodeReader {
-    const pages = new Map<number, number>();
-    const pageAddress = (page: number): number => {
-      let address = pages.get(page);
-      if (address === undefined) {
-        address = pageAt(page);
-        pages.set(page, address);
-      }
-      return address;
-    };
-    const addressOf = (pos: number): number => {
-      const page = pageAddress(pos & -PAGE_BYTES);
-      return page === 0 ? 0 : page + (pos & (PAGE_BYTES - 1));
-    };
-    const uop = (address: number): Uop => {
-      const bytes = this.#bytes.slice(address, address + UOP_BYTES);
-      const view = new DataView(bytes.buffer);
-      const replaced = this.#replaced.get(address);
-      if (replaced !== undefined) {
-        view.setUint16(0, replaced.handler, true);
-        view.setInt32(REGION_WORD_OFFSET, replaced.word, true);
-      }
-      return { address, handler: view.getUint16(0, true), copy: 0, bytes: view };
-    };
-    return {
-      uop,
-      uopAt: (pos) => {
-        const host = addressOf(pos);
-        const address = host === 0 ? 0 : this.#cache.find(host, mode);
-        return address === 0 ? undefined : uop(address);
-      },
-      isLookedUp: (pos) => {
-        const host = addressOf(pos);
-        return host !== 0 && this.#cache.isLookedUp(host, mode);
-      },
-      pageAddress,
-    };
-  }
-
-  #install(regions: readonly Region[], module: WebAssembly.Module): void {
-    if (regions.every(({ isDead }) => isDead)) return;
+  #install(batch: RegionBatch, module: WebAssembly.Module): void {
+    const { regions } = batch;
+    if (regions.every(({ isDead }) => isDead)) {
+      this.#budget.end(batch);
+      return;
+    }
     const exports = this.#hosts.map((host) => host.instantiate(module));
     regions.forEach((region, index) => {
       if (region.isDead) return;
       if (region.replaces !== undefined) this.#drop(region.replaces);
+      region.replaces = undefined;
+      region.batch = batch;
       region.slot = this.#freeSlots.pop() ?? this.#slots++;
       this.#hosts.forEach(({ table }, i) => {
         while (table.length <= region.slot) table.grow(Math.max(64, table.length));
@@ -367,19 +344,22 @@ export class Regions implements CodeCacheObserver {
         this.#view.setInt32(uop + REGION_WORD_OFFSET, entry | (region.slot << REGION_ENTRY_BITS), true);
       });
     });
+    this.#budget.installed(batch);
+    this.#makeRoom();
   }
 
   /** Ends a region: its entries are again what they were. */
   #drop(region: Region): void {
     if (region.isDead) return;
     region.isDead = true;
+    region.replaces = undefined;
     for (const page of region.pages.keys()) {
       const list = this.#byPage.get(page)!;
       list.splice(list.indexOf(region), 1);
       if (list.length === 0) this.#byPage.delete(page);
     }
     if (region.slot < 0) return;
-    this.stats.dropped++;
+    this.#stats.dropped++;
     for (const { uop, handler, word } of region.entries) {
       // Not its own, or overwritten by now.
       if (this.#view.getInt32(uop + REGION_WORD_OFFSET, true) >>> REGION_ENTRY_BITS !== region.slot) continue;
@@ -390,6 +370,8 @@ export class Regions implements CodeCacheObserver {
     }
     for (const { table } of this.#hosts) table.set(region.slot, null);
     this.#freeSlots.push(region.slot);
+    const { batch } = region;
+    if (batch?.regions.every(({ isDead }) => isDead)) this.#budget.end(batch);
   }
 
   #dropAll(): void {

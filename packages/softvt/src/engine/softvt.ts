@@ -13,7 +13,8 @@ import { PHYSICAL_ADDRESS_BITS } from "../cpu/state.ts";
 import { CodeCache } from "./code-cache.ts";
 import { FEATURES } from "./features.ts";
 import { type EngineCode, type EngineExports, loadEngine } from "./module.ts";
-import { type CodePlace, type RegionStats, Regions } from "./regions.ts";
+import type { CodePlace } from "./region-reader.ts";
+import { type RegionStats, Regions } from "./regions.ts";
 import { type AllowedBits, SoftVcpu } from "./vcpu.ts";
 import { CpuView } from "./vcpu-state.ts";
 
@@ -100,12 +101,16 @@ class SoftVm implements EngineVm {
       },
       tuning.decodedBytes,
     );
-    const { compileAfter } = tuning;
+    const { compileAfter, compiledBytes } = tuning;
     this.#regions = new Regions(
       this.#cache,
       code.table,
       arena.memory.buffer,
-      { hotSamples: compileAfter, cpu: options.vcpus === 1 ? VCPUS : undefined },
+      {
+        hotSamples: compileAfter,
+        maxBytes: compiledBytes,
+        cpu: options.vcpus === 1 ? VCPUS : undefined,
+      },
       compiler,
     );
     memory.setCodeWatcher((offset, length) => this.#cache.written(offset, length));
@@ -166,10 +171,11 @@ class SoftVm implements EngineVm {
     cpu.set32(Cpu.REGION_HANDLER, this.#code.table.special.region);
     cpu.set32(Cpu.PAGE_FLAGS, arena.flagsOffset);
     cpu.set32(Cpu.EPT, this.#options.memory.ept.pointer & ~0xfff);
+    // Regions import what the interpreter's cases call.
+    const imports = { env: { ...instance.exports, ...env } };
     this.#regions.addHost({
       table: exports.regions,
-      instantiate: (module) =>
-        new WebAssembly.Instance(module, { env: { ...instance.exports, ...env } }).exports,
+      instantiate: (module) => new WebAssembly.Instance(module, imports).exports,
       setStale: () => cpu.set32(Cpu.REGION_STALE, 1),
     });
     const sample = (): void => {
@@ -216,6 +222,11 @@ export interface SoftvtOptions {
    * everything before it first runs, which finds errors in that and costs speed, `Infinity` nothing. Default 64.
    */
   readonly compileAfter?: number;
+  /**
+   * Room for compiled code, in bytes of WebAssembly from 64 KiB to 512 MiB, default 16 MiB; a module counts 4 KiB more than
+   * it has. One takes some 5 bytes of the process's memory. When it is full, what was not seen to run is dropped.
+   */
+  readonly compiledBytes?: number;
 }
 
 type Tuning = Required<SoftvtOptions>;
@@ -223,6 +234,9 @@ type RegionCompiler = typeof import("../region/index.ts");
 const DEFAULT_COMPILE_AFTER = 64;
 
 const MIN_DECODED_BYTES = 4096;
+const DEFAULT_COMPILED_BYTES = 16 * 2 ** 20;
+const MIN_COMPILED_BYTES = 2 ** 16;
+const MAX_COMPILED_BYTES = 2 ** 29;
 
 /**
  * The software VT-x engine: runs anywhere that WebAssembly with SIMD and shared memory does.
@@ -230,11 +244,13 @@ const MIN_DECODED_BYTES = 4096;
  * @throws RangeError where an option is out of range.
  */
 export function createSoftvtEngine(options: SoftvtOptions = {}): Engine {
-  const { decodedBytes = UOPS_BYTES, compileAfter = DEFAULT_COMPILE_AFTER } = options;
-  if (!Number.isInteger(decodedBytes) || decodedBytes < MIN_DECODED_BYTES || decodedBytes > UOPS_BYTES)
-    throw new RangeError(
-      `decodedBytes: expected an integer from ${MIN_DECODED_BYTES} to ${UOPS_BYTES}, got ${decodedBytes}`,
-    );
+  const {
+    decodedBytes = UOPS_BYTES,
+    compileAfter = DEFAULT_COMPILE_AFTER,
+    compiledBytes = DEFAULT_COMPILED_BYTES,
+  } = options;
+  checkInteger("decodedBytes", decodedBytes, MIN_DECODED_BYTES, UOPS_BYTES);
+  checkInteger("compiledBytes", compiledBytes, MIN_COMPILED_BYTES, MAX_COMPILED_BYTES);
   if (!(compileAfter === Number.POSITIVE_INFINITY || (Number.isInteger(compileAfter) && compileAfter >= 0)))
     throw new RangeError(`compileAfter: expected a whole number or Infinity, got ${compileAfter}`);
   return {
@@ -257,7 +273,17 @@ export function createSoftvtEngine(options: SoftvtOptions = {}): Engine {
     },
     async createVm(vmOptions: EngineVmOptions): Promise<EngineVm> {
       const compiler = compileAfter === 0 ? await import("../region/index.ts") : undefined;
-      return new SoftVm(vmOptions, await loadEngine(), { decodedBytes, compileAfter }, compiler);
+      return new SoftVm(
+        vmOptions,
+        await loadEngine(),
+        { decodedBytes, compileAfter, compiledBytes },
+        compiler,
+      );
     },
   };
+}
+
+function checkInteger(name: string, value: number, min: number, max: number): void {
+  if (!Number.isInteger(value) || value < min || value > max)
+    throw new RangeError(`${name}: expected an integer from ${min} to ${max}, got ${value}`);
 }
