@@ -1,4 +1,13 @@
-import { HASH, HASH_ENTRIES, HASH_ENTRY_BYTES, LINES, UOP_BYTES, UOPS, UOPS_BYTES } from "../cpu/layout.ts";
+import {
+  HASH,
+  HASH_ENTRIES,
+  HASH_ENTRY_BYTES,
+  LINES,
+  Mode,
+  UOP_BYTES,
+  UOPS,
+  UOPS_BYTES,
+} from "../cpu/layout.ts";
 import { type Decoded, Decoder } from "../decode/decoder.ts";
 import type { DecodeTable, Form } from "../isa/table.ts";
 import { InstructionMap } from "./instruction-map.ts";
@@ -168,7 +177,7 @@ export class CodeCache {
       this.stats.instructions++;
       if (decoded.form.spec.ends === true) break;
     }
-    this.#refine(first, forms, eas);
+    this.#refine({ first, mode }, forms, eas);
     this.stats.blocks++;
     this.#register(page, { start, end: Math.min(pos, PAGE_BYTES), first, last: this.#next, mode });
     return first;
@@ -176,9 +185,14 @@ export class CodeCache {
 
   /**
    * Looks back over a block: flags that the next instructions overwrite before anything can see them need
-   * not be kept, and a compare with the branch behind it becomes one handler.
+   * not be kept, and a compare with the branch behind it becomes one handler, which knows of no segment's limit.
    */
-  #refine(first: number, forms: readonly (Form | undefined)[], eas: readonly string[]): void {
+  #refine(
+    { first, mode }: Pick<Block, "first" | "mode">,
+    forms: readonly (Form | undefined)[],
+    eas: readonly string[],
+  ): void {
+    const isFlat = (mode & Mode.FLAT) !== 0;
     let live = true;
     for (let i = forms.length - 1; i >= 0; i--) {
       const form = forms[i]!;
@@ -191,7 +205,7 @@ export class CodeCache {
       if (form.memory || flags === undefined) live = true;
       else if (flags === "set") live = false;
       const next = forms[i + 1];
-      if (form.fused !== undefined && next?.spec.name === "Jcc" && next.opsize !== 16)
+      if (isFlat && form.fused !== undefined && next?.spec.name === "Jcc" && next.opsize !== 16)
         this.#u16[at >> 1] = form.fused[next.spec.opcode & 15]!;
     }
   }
