@@ -28,6 +28,16 @@ interface Stats {
   readonly codeStats: { readonly instructions: number; readonly flushes: number };
 }
 
+const TITLES = {
+  executed: "million instr.",
+  interpreted: "interpreted",
+  perEntry: "per region entry",
+  compiled: "regions made",
+  dropped: "dropped",
+  decoded: "instr. decoded",
+  flushes: "flushes",
+} as const;
+
 const BYTES_OF_A_UOP = 16;
 const regions = { entries: 0, uops: 0, within: 0 };
 countEntries();
@@ -83,16 +93,6 @@ async function profile(): Promise<void> {
   const outcome = await machine.run();
   if (outcome.kind !== "poweroff") throw new Error(`the guest ended by ${outcome.kind}`);
 }
-
-const TITLES = {
-  executed: "million instr.",
-  interpreted: "interpreted",
-  perEntry: "per region entry",
-  compiled: "regions made",
-  dropped: "dropped",
-  decoded: "instr. decoded",
-  flushes: "flushes",
-} as const;
 
 function cells(from: Counters, to: Counters): string[] {
   const part = (of: keyof Counters): number => to[of] - from[of];
