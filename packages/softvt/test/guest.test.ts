@@ -15,6 +15,19 @@ describe.each(TIERS)("%s", (_tier, compileAfter) => {
   });
   afterEach(() => guest.close());
 
+  it("a constant of zero that makes what is loaded not matter leaves the next instruction alone", () => {
+    // call f; mov eax, [rbx]; hlt; f: test byte [rbx], 0; ret
+    guest.code(CODE, 0xe8, 3, 0, 0, 0, 0x8b, 0x03, HLT, 0xf6, 0x03, 0, 0xc3);
+    guest.memory.dma.writeU32(0x4000, 0x1234_5678);
+    guest.set((state) => {
+      state.gpr[3] = 0x4000n;
+    });
+    expect(guest.run().reason).toBe(ExitReason.Hlt);
+    const { gpr, rflags } = guest.vcpu.save();
+    // PF and ZF.
+    expect([gpr[0], rflags & 0x8d5n]).toEqual([0x1234_5678n, 0x44n]);
+  });
+
   describe("interrupts", () => {
     it("the shadow of STI covers HLT; an injected interrupt then resumes behind it", () => {
       guest.handler(0x20, [...INC_R15, ...IRETQ]);
