@@ -15,8 +15,9 @@ interface Counters {
   executed: number;
   inRegions: number;
   entries: number;
-  /** Regions compiled and dropped, instructions decoded, decoded code thrown away as a whole. */
+  /** Regions compiled, their instructions, and how many were dropped; instructions decoded, decoded code thrown away as a whole. */
   compiled: number;
+  instructions: number;
   dropped: number;
   decoded: number;
   flushes: number;
@@ -24,7 +25,11 @@ interface Counters {
 
 /** What the engine's VM counts beside its contract. */
 interface Stats {
-  readonly regionStats: { readonly compiled: number; readonly dropped: number };
+  readonly regionStats: {
+    readonly compiled: number;
+    readonly instructions: number;
+    readonly dropped: number;
+  };
   readonly codeStats: { readonly instructions: number; readonly flushes: number };
 }
 
@@ -33,6 +38,7 @@ const TITLES = {
   interpreted: "interpreted",
   perEntry: "per region entry",
   compiled: "regions made",
+  instructions: "of instructions",
   dropped: "dropped",
   decoded: "instr. decoded",
   flushes: "flushes",
@@ -74,6 +80,7 @@ async function profile(): Promise<void> {
     inRegions: regions.uops,
     entries: regions.entries,
     compiled: vm!.regionStats.compiled,
+    instructions: vm!.regionStats.instructions,
     dropped: vm!.regionStats.dropped,
     decoded: vm!.codeStats.instructions,
     flushes: vm!.codeStats.flushes,
@@ -103,6 +110,7 @@ function cells(from: Counters, to: Counters): string[] {
     `${((100 * (executed - inRegions)) / executed).toFixed(1)} %`,
     (inRegions / part("entries")).toFixed(0),
     String(part("compiled")),
+    String(part("instructions")),
     String(part("dropped")),
     String(part("decoded")),
     String(part("flushes")),

@@ -41,12 +41,14 @@ export const PROGRAMS: readonly Program[] = [
     what: "openssl dgst -sha256, 32 MiB",
     prepare: zeros(32),
     run: "openssl dgst -sha256 -r /tmp/zeros32",
+    expected: "83ee47245398adee79bd9c0a8bc57b821e92aba10f5f9ade8a5d1fae4d8c4302 */tmp/zeros32",
   },
   {
     name: "md5",
     what: "openssl dgst -md5, 64 MiB",
     prepare: zeros(64),
     run: "openssl dgst -md5 -r /tmp/zeros64",
+    expected: "7f614da9329cd3aebf59b91aadc30bf0 */tmp/zeros64",
   },
   {
     name: "aes",
@@ -54,11 +56,13 @@ export const PROGRAMS: readonly Program[] = [
     prepare: zeros(32),
     run: `openssl enc -aes-128-cbc -K ${KEY} -iv ${KEY} -in /tmp/zeros32 -out /tmp/aes`,
     result: "openssl dgst -md5 -r /tmp/aes",
+    expected: "868b3cb6c517e3c19bad63ccfee9bf97 */tmp/aes",
   },
   {
     name: "pbkdf2",
     what: "openssl kdf, 50,000 iterations of HMAC-SHA512",
     run: "openssl kdf -keylen 16 -kdfopt digest:SHA512 -kdfopt pass:skep -kdfopt salt:hive -kdfopt iter:50000 PBKDF2",
+    expected: "17:BD:5D:4E:1C:29:2D:6D:1E:A0:4C:2E:14:20:B0:FB",
   },
   {
     name: "bignum",
@@ -76,6 +80,7 @@ export const PROGRAMS: readonly Program[] = [
     name: "pyint",
     what: "a loop of integers in Python",
     run: python("s = 1", "for i in range(600000): s = (s * 31 + i) % 1000003", "print(s)"),
+    expected: "604579",
   },
   {
     name: "pyfloat",
@@ -87,6 +92,7 @@ export const PROGRAMS: readonly Program[] = [
       "  s += x / 3.0 - x ** 2",
       "print(repr(x), repr(s))",
     ),
+    expected: "0.09673696839213183 -145862.231810894",
   },
   {
     name: "pydict",
@@ -98,6 +104,7 @@ export const PROGRAMS: readonly Program[] = [
       "  d[k] = d.get(k, 0) + i",
       "print(len(d), sum(d.values()) % 1000003)",
     ),
+    expected: "50021 715003",
   },
   {
     name: "pystr",
@@ -107,6 +114,7 @@ export const PROGRAMS: readonly Program[] = [
       'u = [w[::-1].upper() for w in t.replace("77", "seven").split(",")]',
       'print(len(t), t.count("123"), sum(map(len, u)), sorted(u)[4711])',
     ),
+    expected: "2253750 1859 2090024 0016395403",
   },
   {
     name: "cc",
