@@ -28,6 +28,20 @@ describe.each(TIERS)("%s", (_tier, compileAfter) => {
     expect([gpr[0], rflags & 0x8d5n]).toEqual([0x1234_5678n, 0x44n]);
   });
 
+  it.each([
+    ["UCOMISS", [0x0f, 0x2e, 0xc0]],
+    ["CVTTSS2SI", [0xf3, 0x0f, 0x2c, 0xc0, 0x31, 0xd2]], // …; xor edx, edx
+  ] as const)("%s that faults for its operand shows the flags of what was before it", (_name, code) => {
+    guest.handler(19, [0x48, 0x8b, 0x44, 0x24, 0x10, HLT]); // mov rax, [rsp + 16]; hlt
+    // mov ecx, 7fffffffh; inc ecx: PF, AF, SF, OF
+    guest.code(CODE, 0xb9, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xc1, ...code, HLT);
+    guest.set((state) => {
+      state.fpu = { ...state.fpu, mxcsr: 0x1f00, xmm: state.fpu.xmm.map(() => 0x7f80_0001n) };
+    });
+    expect(guest.run().reason).toBe(ExitReason.Hlt);
+    expect(guest.vcpu.save().gpr[0]! & 0x8d5n).toBe(0x894n);
+  });
+
   describe("interrupts", () => {
     it("the shadow of STI covers HLT; an injected interrupt then resumes behind it", () => {
       guest.handler(0x20, [...INC_R15, ...IRETQ]);

@@ -9,6 +9,7 @@ import {
   UOPS_BYTES,
 } from "../cpu/layout.ts";
 import { type Decoded, Decoder } from "../decode/decoder.ts";
+import type { InsnCoding } from "../isa/registry.ts";
 import type { DecodeTable, Form } from "../isa/table.ts";
 import { InstructionMap } from "./instruction-map.ts";
 
@@ -48,6 +49,9 @@ export interface CodeCacheStats {
   invalidations: number;
   flushes: number;
 }
+
+/** Whether it may fault in its register form, too: by CR0.TS, or by what its operands hold (SDM Vol. 1 sec. 11.5). */
+const usesVectors = ({ operands }: InsnCoding): boolean => operands.some(({ kind }) => /[VWPQ]/.test(kind));
 
 /**
  * Decoded code: micro-ops in the arena, found by (arena address, mode), forgotten when their bytes change.
@@ -202,7 +206,7 @@ export class CodeCache {
         const pair = form.handlers[eas[i] as keyof Form["handlers"]] ?? form.handlers.any!;
         if (this.#u16[at >> 1] === pair.wanted) this.#u16[at >> 1] = pair.dead;
       }
-      if (form.memory || flags === undefined) live = true;
+      if (form.memory || flags === undefined || usesVectors(form.spec)) live = true;
       else if (flags === "set") live = false;
       const next = forms[i + 1];
       if (isFlat && form.fused !== undefined && next?.spec.name === "Jcc" && next.opsize !== 16)
