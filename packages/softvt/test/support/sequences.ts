@@ -104,7 +104,7 @@ export class Sequences {
     if (role === "stack" || role === "frame") registers.set(REG.RSP, test.state.gpr[REG.RSP]!);
     if (role === "frame") registers.set(REG.RBP, test.state.gpr[REG.RBP]!);
     const offset = test.form.operands[1];
-    if (role === "bits" && offset?.kind === "gpr" && !registers.has(offset.register))
+    if (role === "bits" && offset?.kind === "gpr")
       registers.set(offset.register, test.state.gpr[offset.register]!);
     return [...[...registers].flatMap(([register, value]) => this.#move(register, value)), ...test.code];
   }
@@ -230,6 +230,9 @@ function isSuitable({ form, name }: Case): boolean {
   if (operands.some(({ kind }) => kind === "segment" || kind === "control" || kind === "debug")) return false;
   const isUnaligned = operands.some((o) => o.kind === "memory" && o.bytes === 16 && (o.address & 15n) !== 0n);
   if (isUnaligned && !/^(MOVDQU|MOVUP[SD]|LDDQU)$/.test(spec.name)) return false;
+  // A bit offset that is part of the address as well leads anywhere, also into this process's heap.
+  const offset = operands[1];
+  if (spec.role === "bits" && offset?.kind === "gpr" && form.registers.has(offset.register)) return false;
   return !name.includes("lock") || (spec.lock === true && addressing !== undefined);
 }
 
