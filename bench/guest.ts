@@ -4,6 +4,9 @@ import { type CpioEntry, createCpio } from "@skep/boot";
 import { obtainDebianFile } from "skep/node";
 import type { BenchGuest } from "./machines.ts";
 
+/** Guest RAM in MiB. */
+export const MEMORY_MIB = 256;
+
 /** What the guest's /init calls; links are packed, so that no machine's boot pays for making them. */
 const APPLETS = ["awk", "dd", "gzip", "mount", "poweroff", "sh", "sha256sum", "true"];
 
@@ -21,7 +24,11 @@ export async function packGuest(architecture: "amd64" | "i386", directory: strin
     ...APPLETS.map((name): CpioEntry => ({ kind: "symlink", path: `bin/${name}`, target: "busybox" })),
   ]);
   mkdirSync(directory, { recursive: true });
-  const guest = { kernel: join(directory, "kernel"), initrd: join(directory, "initrd") };
+  const guest = {
+    kernel: join(directory, "kernel"),
+    initrd: join(directory, "initrd"),
+    memoryMiB: MEMORY_MIB,
+  };
   writeFileSync(guest.kernel, readFileSync(kernelFile.path));
   writeFileSync(guest.initrd, initrd);
   return guest;

@@ -7,6 +7,7 @@ const here = (path: string): string => fileURLToPath(new URL(path, import.meta.u
 export interface BenchGuest {
   readonly kernel: string;
   readonly initrd: string;
+  readonly memoryMiB: number;
 }
 
 /** A virtual machine to measure: a command whose standard output is the guest's serial console. */
@@ -19,15 +20,13 @@ export interface Machine {
   missing(): string | undefined;
 }
 
-/** Guest RAM of every machine, in MiB. */
-export const MEMORY_MIB = 256;
 const COMMAND_LINE = "console=ttyS0 panic=-1";
 
-const softvt = ({ kernel, initrd }: BenchGuest): [string, ...string[]] => [
+const softvt = ({ kernel, initrd, memoryMiB }: BenchGuest): [string, ...string[]] => [
   process.execPath,
   here("../packages/skep/dist/cli/index.js"),
   "run",
-  ...["--engine", "softvt", "--memory", `${MEMORY_MIB}M`, "--append", COMMAND_LINE],
+  ...["--engine", "softvt", "--memory", `${memoryMiB}M`, "--append", COMMAND_LINE],
   ...["--kernel", kernel, "--initrd", initrd],
 ];
 
@@ -36,19 +35,19 @@ export const MACHINES: readonly Machine[] = [
   {
     name: "softvt-tier0",
     architecture: "amd64",
-    command: ({ kernel, initrd }) => [
+    command: ({ kernel, initrd, memoryMiB }) => [
       process.execPath,
       here("softvt-tier0.mjs"),
-      ...[kernel, initrd, String(MEMORY_MIB), COMMAND_LINE],
+      ...[kernel, initrd, String(memoryMiB), COMMAND_LINE],
     ],
     missing: () => undefined,
   },
   {
     name: "qemu-tcg",
     architecture: "amd64",
-    command: ({ kernel, initrd }) => [
+    command: ({ kernel, initrd, memoryMiB }) => [
       "/usr/bin/qemu-system-x86_64",
-      ...["-accel", "tcg", "-cpu", "max", "-m", String(MEMORY_MIB), "-append", COMMAND_LINE],
+      ...["-accel", "tcg", "-cpu", "max", "-m", String(memoryMiB), "-append", COMMAND_LINE],
       ...["-display", "none", "-no-reboot", "-serial", "stdio", "-monitor", "none"],
       ...["-kernel", kernel, "-initrd", initrd],
     ],
@@ -59,10 +58,10 @@ export const MACHINES: readonly Machine[] = [
   {
     name: "v86",
     architecture: "i386",
-    command: ({ kernel, initrd }) => [
+    command: ({ kernel, initrd, memoryMiB }) => [
       process.execPath,
       here("v86-machine.mjs"),
-      ...[kernel, initrd, String(MEMORY_MIB), COMMAND_LINE],
+      ...[kernel, initrd, String(memoryMiB), COMMAND_LINE],
     ],
     missing: () =>
       existsSync("/usr/share/seabios/bios.bin") ? undefined : "Debian's package seabios is not installed",

@@ -1,4 +1,9 @@
-// npm run bench [-- kvm] [-- options]: machines by default, KVM's engine where that is asked for.
-await import(process.argv[2] === "kvm" ? "./kvm/main.ts" : "./run.ts");
+// npm run bench [-- PART] [-- options]: machines by default; KVM's engine, Debian's programs, or a look at their regions.
+const PARTS: Readonly<Record<string, string>> = {
+  kvm: "./kvm/main.ts",
+  programs: "./programs/main.ts",
+  "programs-profile": "./programs/profile.ts",
+};
+await import(PARTS[process.argv[2] ?? ""] ?? "./run.ts");
 
 export {};

@@ -1,12 +1,22 @@
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 
-/** What one run of the bench guest gave. */
+/** What one run of a guest gave. */
 export interface Run {
   /** Seconds by workload ("boot" is from process start to /init's first line), host's clock at the console. */
   readonly seconds: Readonly<Record<string, number>>;
   /** Memory of the process in bytes when /init began and when the workloads were done; Linux hosts only. */
   readonly memory: { readonly init: ProcessMemory; readonly done: ProcessMemory } | undefined;
+  /** What the guest computed, by the lines `= NAME RESULT` of its console. */
+  readonly results: Readonly<Record<string, string>>;
+}
+
+export interface MeasureOptions {
+  /** Size by which the guest's RAM is told among the process's mappings. */
+  readonly guestRamBytes: number;
+  readonly timeoutMs: number;
+  /** Lines that the console must have: a machine that computes wrongly has no time. */
+  readonly expectedLines?: readonly string[];
 }
 
 export interface ProcessMemory {
@@ -18,8 +28,8 @@ export interface ProcessMemory {
 
 export const WORKLOADS = ["boot", "sha256", "gzip", "awk", "sh", "forks"] as const;
 
-/** What awk and the shell must print: a machine that computes wrongly has no time. */
-const EXPECTED_LINES = [
+/** What sha256sum, awk and the shell of the bench guest must print. */
+export const EXPECTED_LINES = [
   "080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e  /tmp/zeros",
   "978742",
   "30000",
@@ -28,18 +38,17 @@ const EXPECTED_LINES = [
 /**
  * Runs a machine once and times what its console says.
  *
- * @param guestRamBytes size by which the guest's RAM is told among the process's mappings.
  * @throws Error where the guest ends early, prints a wrong result or is not done after `timeoutMs`.
  */
 export function measure(
   command: readonly [string, ...string[]],
-  guestRamBytes: number,
-  timeoutMs: number,
+  { guestRamBytes, timeoutMs, expectedLines = [] }: MeasureOptions,
 ): Promise<Run> {
   return new Promise((resolve, reject) => {
     const start = performance.now();
     const child = spawn(command[0], command.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
     const seconds: Record<string, number> = {};
+    const results: Record<string, string> = {};
     const begun = new Map<string, number>();
     const lines: string[] = [];
     let partial = "";
@@ -68,6 +77,8 @@ export function measure(
         done = true;
         atDone = memory();
       }
+      const result = /= (\w+) (.*)/.exec(text);
+      if (result) results[result[1]!] = result[2]!;
     };
     child.stdout.setEncoding("latin1").on("data", (text: string) => {
       const now = performance.now();
@@ -81,13 +92,13 @@ export function measure(
     child.on("error", reject);
     child.on("close", (status, signal) => {
       clearTimeout(timer);
-      const wrong = EXPECTED_LINES.find((expected) => !lines.includes(expected));
+      const wrong = expectedLines.find((expected) => !lines.includes(expected));
       if (!done || wrong !== undefined) {
         const what = done ? `did not print "${wrong}"` : `ended early (${signal ?? `status ${status}`})`;
         reject(new Error(`${command[0]}: the guest ${what}\n${lines.slice(-8).join("\n")}\n${stderr}`));
         return;
       }
-      resolve({ seconds, memory: atInit && atDone && { init: atInit, done: atDone } });
+      resolve({ seconds, results, memory: atInit && atDone && { init: atInit, done: atDone } });
     });
   });
 }

@@ -5,9 +5,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { ensureBuilt } from "../scripts/ensure-built.mjs";
-import { packGuest } from "./guest.ts";
-import { type BenchGuest, MACHINES, type Machine, MEMORY_MIB } from "./machines.ts";
-import { bareNodeRss, measure, type Run, timeToFirstLine, WORKLOADS } from "./measure.ts";
+import { MEMORY_MIB, packGuest } from "./guest.ts";
+import { type BenchGuest, MACHINES, type Machine } from "./machines.ts";
+import { bareNodeRss, EXPECTED_LINES, measure, type Run, timeToFirstLine, WORKLOADS } from "./measure.ts";
 
 const HELP = `npm run bench -- [--runs N] [--only NAME,…] [--json] [--timeout SECONDS]
 
@@ -55,7 +55,9 @@ try {
       process.stderr.write(`run ${round} of ${count}: ${machine.name}\n`);
       const command = machine.command(guests.get(machine.architecture)!);
       try {
-        runs.get(machine.name)!.push(await measure(command, MEMORY_MIB * MIB, timeoutMs));
+        const guestRamBytes = MEMORY_MIB * MIB;
+        const run = await measure(command, { guestRamBytes, timeoutMs, expectedLines: EXPECTED_LINES });
+        runs.get(machine.name)!.push(run);
       } catch (error) {
         // The others' figures are worth having all the same; the status tells.
         process.stderr.write(`${machine.name}: ${error instanceof Error ? error.message : error}\n`);

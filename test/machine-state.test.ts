@@ -7,9 +7,10 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { serialize } from "node:v8";
 import { busyboxInitramfs, execCommandLine } from "@skep/boot";
-import { createVm, type MachineStateV1 } from "skep";
+import { createVm } from "skep";
 import { expect, it } from "vitest";
 import { debianFile, GUEST_TIMEOUT_MS } from "./support/guests.ts";
+import { hashOf } from "./support/state-hash.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const COMMAND_LINE = `console=ttyS0 panic=-1 ${execCommandLine({ nonce: "0" })}`;
@@ -50,14 +51,6 @@ it(
   },
   GUEST_TIMEOUT_MS,
 );
-
-/** A hash of a state's values: V8's serialization tells apart where an integer is kept, which chance decides. */
-function hashOf(state: MachineStateV1): string {
-  const hash = createHash("sha256");
-  hash.update(JSON.stringify(state.vm, (_key, value) => (typeof value === "bigint" ? `${value}n` : value)));
-  for (const { address, bytes } of state.pages) hash.update(`${address}`).update(bytes);
-  return hash.digest("hex");
-}
 
 it(
   "two runs by instruction count end in the same state, to the last bit of memory",

@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import { names, positive } from "../arguments.ts";
 
 export const PARTS = ["exits", "mailbox", "boot"] as const;
 export type Part = (typeof PARTS)[number];
@@ -52,17 +53,4 @@ export function parseKvmOptions(args: readonly string[]): KvmBenchOptions {
     timeoutMs: positive("--timeout", values.timeout) * 1000,
     help: values.help,
   };
-}
-
-function names<T extends string>(option: string, text: string, known: readonly T[]): Set<T> {
-  const wanted = text.split(",");
-  const unknown = wanted.find((name) => !known.some((one) => one === name));
-  if (unknown === undefined) return new Set(wanted as T[]);
-  throw new RangeError(`${option}: expected one of ${known.join(", ")}, got "${unknown}"`);
-}
-
-function positive(option: string, text: string): number {
-  const value = Number(text);
-  if (Number.isInteger(value) && value >= 1) return value;
-  throw new RangeError(`${option}: expected a whole number of at least 1, got "${text}"`);
 }

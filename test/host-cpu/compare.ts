@@ -85,6 +85,39 @@ export function differences(test: Case, host: HostResult, engine: EngineResult):
   return found;
 }
 
+/** What `stateDifferences` compares. */
+export interface StateComparison {
+  readonly mode: 64 | 32;
+  /** Status flags that count. */
+  readonly flags: number;
+}
+
+/** Differences in words between the ends of two runs of any code; `names` are what each result is called. */
+export function stateDifferences(
+  one: EngineResult,
+  other: EngineResult,
+  { mode, flags, names }: StateComparison & { readonly names: readonly [string, string] },
+): string[] {
+  const found: string[] = [];
+  const differ = (what: string, a: unknown, b: unknown): void => {
+    if (a !== b) found.push(`${what}: ${names[0]} ${show(a)}, ${names[1]} ${show(b)}`);
+  };
+  const registers = mode === 64 ? 16 : 8;
+  differ("end", describeEnd(one), describeEnd(other));
+  differ("rip", one.rip, other.rip);
+  for (let i = 0; i < registers; i++) differ(REGISTERS[i]!, one.gpr[i], other.gpr[i]);
+  const mask = RFLAGS.REPORTED & ~(STATUS & ~flags);
+  differ("rflags", one.rflags & mask, other.rflags & mask);
+  differ("memory", describeWrites(one), describeWrites(other));
+  const { fx: a } = one;
+  const { fx: b } = other;
+  if (a === undefined || b === undefined) return found;
+  for (const field of ["fcw", "fsw", "ftw", "mxcsr"] as const) differ(field, a[field], b[field]);
+  for (let i = 0; i < 8; i++) differ(`st${i}`, a.st(i), b.st(i));
+  for (let i = 0; i < registers; i++) differ(`xmm${i}`, a.xmm(i), b.xmm(i));
+  return found;
+}
+
 /**
  * A far transfer may have been to compatibility mode and back: the upper halves of the registers that there are in it are
  * undefined then (SDM Vol. 1 sec. 3.4.1.1). Processors keep them, the engine clears them.
@@ -108,7 +141,7 @@ function undefinedRegister(test: Case, host: HostResult): number | undefined {
   return first?.kind === "gpr" ? first.register : -1;
 }
 
-function describeEnd({ end }: Pick<HostResult, "end">): string {
+function describeEnd({ end }: Pick<EngineResult, "end">): string {
   if (end.kind !== "fault") return end.kind;
   const address = end.address === undefined ? "" : ` at ${show(end.address)}`;
   return `vector ${end.vector}, error code ${show(end.errorCode)}${address}`;

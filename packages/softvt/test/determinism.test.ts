@@ -1,4 +1,5 @@
 /** With time counted in instructions, a run repeats bit for bit, however it is sliced. */
+import { setImmediate } from "node:timers/promises";
 import { ExitReason, type VcpuStateV1 } from "@skep/vcpu";
 import { expect, it } from "vitest";
 import { CODE, Guest } from "./guest.ts";
@@ -23,6 +24,8 @@ interface Result {
   readonly state: VcpuStateV1;
   readonly memory: Uint8Array;
   readonly exits: number;
+  /** Regions that were compiled. */
+  readonly regions: number;
 }
 
 /** Runs it, with an interrupt at every 50th port access; `budget` gives each slice's length. */
@@ -36,6 +39,8 @@ async function run(
   let exits = 0;
   let inputs = 0;
   for (let slice = 0; slice < 1_000_000; slice++) {
+    // What is hot is compiled meanwhile.
+    if (slice % 16 === 0) await setImmediate();
     const exit = guest.run({ budget: budget(slice), tsc: BigInt(guest.vcpu.instructions) });
     if (exit.reason === ExitReason.PreemptionTimer) continue;
     exits++;
@@ -53,8 +58,9 @@ async function run(
   const memory = new Uint8Array(8192);
   guest.memory.dma.read(0x20_0000, memory);
   const state = guest.vcpu.save();
+  const regions = guest.regionStats.compiled;
   await guest.close();
-  return { state, memory, exits };
+  return { state, memory, exits, regions };
 }
 
 it("two runs are the same, in state and memory", async () => {
@@ -73,7 +79,11 @@ it("so they are with slices of other lengths", async () => {
 
 it("and so they are whether interpreted or compiled", async () => {
   const slice = (index: number): number => 1 + ((index * 7919) % 997);
-  const interpreted = await run(slice);
-  expect(await run(slice, 0)).toEqual(interpreted);
-  expect(await run(slice, 1)).toEqual(interpreted);
+  const { regions, ...interpreted } = await run(slice);
+  expect(regions).toBe(0);
+  for (const compileAfter of [0, 1]) {
+    const { regions, ...compiled } = await run(slice, compileAfter);
+    expect(compiled, `compileAfter ${compileAfter}`).toEqual(interpreted);
+    expect(regions).toBeGreaterThan(0);
+  }
 });

@@ -15,6 +15,33 @@ describe.each(TIERS)("%s", (_tier, compileAfter) => {
   });
   afterEach(() => guest.close());
 
+  it("a constant of zero that makes what is loaded not matter leaves the next instruction alone", () => {
+    // call f; mov eax, [rbx]; hlt; f: test byte [rbx], 0; ret
+    guest.code(CODE, 0xe8, 3, 0, 0, 0, 0x8b, 0x03, HLT, 0xf6, 0x03, 0, 0xc3);
+    guest.memory.dma.writeU32(0x4000, 0x1234_5678);
+    guest.set((state) => {
+      state.gpr[3] = 0x4000n;
+    });
+    expect(guest.run().reason).toBe(ExitReason.Hlt);
+    const { gpr, rflags } = guest.vcpu.save();
+    // PF and ZF.
+    expect([gpr[0], rflags & 0x8d5n]).toEqual([0x1234_5678n, 0x44n]);
+  });
+
+  it.each([
+    ["UCOMISS", [0x0f, 0x2e, 0xc0]],
+    ["CVTTSS2SI", [0xf3, 0x0f, 0x2c, 0xc0, 0x31, 0xd2]], // …; xor edx, edx
+  ] as const)("%s that faults for its operand shows the flags of what was before it", (_name, code) => {
+    guest.handler(19, [0x48, 0x8b, 0x44, 0x24, 0x10, HLT]); // mov rax, [rsp + 16]; hlt
+    // mov ecx, 7fffffffh; inc ecx: PF, AF, SF, OF
+    guest.code(CODE, 0xb9, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xc1, ...code, HLT);
+    guest.set((state) => {
+      state.fpu = { ...state.fpu, mxcsr: 0x1f00, xmm: state.fpu.xmm.map(() => 0x7f80_0001n) };
+    });
+    expect(guest.run().reason).toBe(ExitReason.Hlt);
+    expect(guest.vcpu.save().gpr[0]! & 0x8d5n).toBe(0x894n);
+  });
+
   describe("interrupts", () => {
     it("the shadow of STI covers HLT; an injected interrupt then resumes behind it", () => {
       guest.handler(0x20, [...INC_R15, ...IRETQ]);

@@ -23,8 +23,17 @@ export const TIERS = [
   ["compiled", 0],
 ] as const;
 
+/** These, and with code compiled after a few samples, while it runs. */
+export const MIXED_TIERS = [...TIERS, ["compiled as it gets hot", 2]] as const;
+
 export const CODE = 0x8000;
 export const STACK = 0x9000;
+
+/** What `Guest.open` takes beside the engine's options. */
+export interface GuestOptions extends SoftvtOptions {
+  /** All are at CODE at first, each with the same stack. Default 1. */
+  readonly vcpus?: number;
+}
 
 /**
  * A guest on the engine itself: 64-bit mode at CPL 0, 4 MiB mapped one to one for everyone, GDT (0x08 code,
@@ -32,24 +41,29 @@ export const STACK = 0x9000;
  */
 export class Guest {
   readonly memory: AddressSpace;
-  readonly vcpu: EngineVcpu;
+  readonly vcpus: readonly EngineVcpu[];
   readonly #vm: EngineVm;
 
-  private constructor(memory: AddressSpace, vm: EngineVm) {
+  private constructor(memory: AddressSpace, vm: EngineVm, vcpus: number) {
     this.memory = memory;
     this.#vm = vm;
-    this.vcpu = vm.createVcpu(0);
+    this.vcpus = Array.from({ length: vcpus }, (_, index) => vm.createVcpu(index));
   }
 
-  static async open(options: SoftvtOptions = {}): Promise<Guest> {
+  static async open({ vcpus = 1, ...options }: GuestOptions = {}): Promise<Guest> {
     const engine = createSoftvtEngine(options);
     const arena = RamArena.create({ ramBytes: RAM_BYTES, privateBytes: engine.arenaBytes });
     const memory = new AddressSpace(arena);
     memory.addRam(0, RAM_BYTES);
-    const cpuid = new CpuidModel(engine.supportedCpuid, { vcpus: 1, tscHz: 1e9, model: "host" });
-    const guest = new Guest(memory, await engine.createVm({ memory, vcpus: 1, tscHz: 1e9, cpuid }));
+    const cpuid = new CpuidModel(engine.supportedCpuid, { vcpus, tscHz: 1e9, model: "host" });
+    const guest = new Guest(memory, await engine.createVm({ memory, vcpus, tscHz: 1e9, cpuid }), vcpus);
     guest.#prepare();
     return guest;
+  }
+
+  /** The first one. */
+  get vcpu(): EngineVcpu {
+    return this.vcpus[0]!;
   }
 
   /** Counters of the decoded code. */
@@ -80,8 +94,11 @@ export class Guest {
     u64(GDT + 0x28, 0x00af_fb00_0000_ffffn);
     u64(TSS + 4, 0xa000n);
     u64(TSS + 0x24, 0xb000n);
+    for (const vcpu of this.vcpus) vcpu.restore(this.#longMode(vcpu.save()));
+  }
+
+  #longMode(state: VcpuStateV1): VcpuStateV1 {
     const flat = (selector: number, access: number) => ({ selector, base: 0n, limit: 0xffff_ffff, access });
-    const state: VcpuStateV1 = this.vcpu.save();
     for (const name of ["ds", "es", "fs", "gs", "ss"] as const) state[name] = flat(0x10, 0xc093);
     state.cs = flat(0x08, 0xa09b);
     state.tr = { selector: 0x30, base: BigInt(TSS), limit: 0x67, access: 0x8b };
@@ -93,7 +110,8 @@ export class Guest {
     state.msrs = { ...state.msrs, c0000080: 0xd01n };
     state.rip = BigInt(CODE);
     state.gpr[4] = BigInt(STACK);
-    this.vcpu.restore(state);
+    state.activity = "active";
+    return state;
   }
 
   /** An interrupt gate for `vector` with `code` behind it. */
@@ -111,14 +129,14 @@ export class Guest {
   }
 
   /** Changes registers. */
-  set(change: (state: VcpuStateV1) => void): void {
-    const state = this.vcpu.save();
+  set(change: (state: VcpuStateV1) => void, vcpu = this.vcpu): void {
+    const state = vcpu.save();
     change(state);
-    this.vcpu.restore(state);
+    vcpu.restore(state);
   }
 
-  run(options: Partial<VcpuRunOptions> = {}): VmExit {
-    return this.vcpu.run({
+  run(options: Partial<VcpuRunOptions> = {}, vcpu = this.vcpu): VmExit {
+    return vcpu.run({
       budget: 10_000,
       tsc: 0n,
       tscPerInstruction: 1,

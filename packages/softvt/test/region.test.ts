@@ -2,6 +2,8 @@
 import { expect, it } from "vitest";
 import { Random } from "../../../test/host-cpu/random.ts";
 import { readSlow, writeSlow } from "../src/cpu/memory.ts";
+import { Emitter, LocalPool } from "../src/ir/emit.ts";
+import type { Node } from "../src/ir/ir.ts";
 import { ControlFlow } from "../src/region/control.ts";
 import { effectsOf } from "../src/region/effects.ts";
 import type { Block, Op } from "../src/region/graph.ts";
@@ -71,6 +73,39 @@ it("says which branches are likely, at the places where they are", () => {
   );
   // One function, the second one; one hint, 5 bytes behind the start of its local declarations: not likely.
   expect([...new Uint8Array(hints!)]).toEqual([1, 1, 1, 5, 1, 0]);
+});
+
+it("gives each body its own temps, also where a load of the one before has lost its reader", () => {
+  const i32 = (value: number): Node => ({ k: "const", type: "i32", value });
+  const temp: Node = { k: "temp", type: "i32", id: 10 };
+  const out = new CodeWriter();
+  const locals = new LocalPool(0);
+  const none = (): never => {
+    throw new Error("not in these bodies");
+  };
+  const emitter = new Emitter(0, {
+    ...{ out, locals, functionIndex: none, cpu: none, uop: none, field: none, end: none },
+  });
+  // Temp 10 is loaded for temp 11, which nobody reads; then it is 42, and stored at 8.
+  emitter.emit([
+    { s: "load", id: 10, op: "i32.load", address: i32(0), offset: 0 },
+    { s: "set", id: 11, type: "i32", value: temp },
+  ]);
+  emitter.emit([
+    { s: "set", id: 10, type: "i32", value: i32(42) },
+    { s: "store", op: "i32.store", address: i32(8), offset: 0, value: temp },
+  ]);
+  const module = new ModuleBuilder();
+  const index = module.declare({ params: [], results: [] });
+  module.define(index, locals.types, out);
+  module.exportFunction("run", index);
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+  const env = { memory, cpu: 0 };
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), { env });
+  const view = new Uint32Array(memory.buffer);
+  view[0] = 7;
+  (exports.run as () => void)();
+  expect(view[2]).toBe(42);
 });
 
 it("sees that page walks leave registers and flags alone, and what writes code", () => {

@@ -1,5 +1,15 @@
-import { HASH, HASH_ENTRIES, HASH_ENTRY_BYTES, LINES, UOP_BYTES, UOPS, UOPS_BYTES } from "../cpu/layout.ts";
+import {
+  HASH,
+  HASH_ENTRIES,
+  HASH_ENTRY_BYTES,
+  LINES,
+  Mode,
+  UOP_BYTES,
+  UOPS,
+  UOPS_BYTES,
+} from "../cpu/layout.ts";
 import { type Decoded, Decoder } from "../decode/decoder.ts";
+import type { InsnCoding } from "../isa/registry.ts";
 import type { DecodeTable, Form } from "../isa/table.ts";
 import { InstructionMap } from "./instruction-map.ts";
 
@@ -39,6 +49,9 @@ export interface CodeCacheStats {
   invalidations: number;
   flushes: number;
 }
+
+/** Whether it may fault in its register form, too: by CR0.TS, or by what its operands hold (SDM Vol. 1 sec. 11.5). */
+const usesVectors = ({ operands }: InsnCoding): boolean => operands.some(({ kind }) => /[VWPQ]/.test(kind));
 
 /**
  * Decoded code: micro-ops in the arena, found by (arena address, mode), forgotten when their bytes change.
@@ -168,7 +181,7 @@ export class CodeCache {
       this.stats.instructions++;
       if (decoded.form.spec.ends === true) break;
     }
-    this.#refine(first, forms, eas);
+    this.#refine({ first, mode }, forms, eas);
     this.stats.blocks++;
     this.#register(page, { start, end: Math.min(pos, PAGE_BYTES), first, last: this.#next, mode });
     return first;
@@ -176,9 +189,14 @@ export class CodeCache {
 
   /**
    * Looks back over a block: flags that the next instructions overwrite before anything can see them need
-   * not be kept, and a compare with the branch behind it becomes one handler.
+   * not be kept, and a compare with the branch behind it becomes one handler, which knows of no segment's limit.
    */
-  #refine(first: number, forms: readonly (Form | undefined)[], eas: readonly string[]): void {
+  #refine(
+    { first, mode }: Pick<Block, "first" | "mode">,
+    forms: readonly (Form | undefined)[],
+    eas: readonly string[],
+  ): void {
+    const isFlat = (mode & Mode.FLAT) !== 0;
     let live = true;
     for (let i = forms.length - 1; i >= 0; i--) {
       const form = forms[i]!;
@@ -188,10 +206,10 @@ export class CodeCache {
         const pair = form.handlers[eas[i] as keyof Form["handlers"]] ?? form.handlers.any!;
         if (this.#u16[at >> 1] === pair.wanted) this.#u16[at >> 1] = pair.dead;
       }
-      if (form.memory || flags === undefined) live = true;
+      if (form.memory || flags === undefined || usesVectors(form.spec)) live = true;
       else if (flags === "set") live = false;
       const next = forms[i + 1];
-      if (form.fused !== undefined && next?.spec.name === "Jcc" && next.opsize !== 16)
+      if (isFlat && form.fused !== undefined && next?.spec.name === "Jcc" && next.opsize !== 16)
         this.#u16[at >> 1] = form.fused[next.spec.opcode & 15]!;
     }
   }

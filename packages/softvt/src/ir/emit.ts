@@ -84,6 +84,8 @@ export class Emitter {
 
   emit(stmts: Stmt[]): void {
     this.#reads.fill(0);
+    // What a reader that nobody wants was waiting for is this body's, not the next one's of the same number.
+    this.#delayed.clear();
     this.#countList(stmts);
     this.list(stmts);
   }

@@ -11,7 +11,7 @@ export interface InsnOptions {
   /**
    * Arithmetic flags: "set" overwrites all six without reading them; "partial" writes some, reads none that it
    * would need if what it writes is dead; "none" leaves them alone. These three cannot fault in their register
-   * form. Default: anything may happen.
+   * form, unless that is of vectors. Default: anything may happen.
    */
   readonly flags?: "set" | "partial" | "none";
   /** LOCK is allowed on the memory form. */

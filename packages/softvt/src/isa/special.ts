@@ -1,6 +1,7 @@
-import { Cpu } from "../cpu/layout.ts";
+import { Cpu, Mode, Seg } from "../cpu/layout.ts";
 import { codeLinear } from "../cpu/lookup.ts";
 import { Access, probe } from "../cpu/memory.ts";
+import { limitOf } from "../cpu/mode.ts";
 import { get32, get64, raise, Vector } from "../cpu/state.ts";
 import { Builder, hostFn, type I32, type I64 } from "../ir/builder.ts";
 import type { Stmt } from "../ir/ir.ts";
@@ -36,6 +37,14 @@ export const SPECIAL: Record<SpecialName, () => { stmts: Stmt[]; temps: number }
 
   /** An instruction that goes on in the next page: where that page is can change under it. */
   straddle: record((f) => {
+    f.if(get32(f, Cpu.MODE).and(Mode.FLAT).eqz(), () => {
+      // Its bytes in the next page begin there; the linear address says where the page ends.
+      const rest = f.i64(4096).sub(codeLinear(f, here(f)).and(0xfff));
+      f.unlikely(here(f).add(rest).and(0xffff_ffffn).gtU(limitOf(f, Seg.CS).u64()), () => {
+        raise(f, Vector.GP);
+        f.end({ kind: "leave" });
+      });
+    });
     const tlb = get32(f, Cpu.TLB);
     const start = f.let(codeLinear(f, here(f)));
     const next = f.call<I32>(probe, start.add(4096).and(~0xfffn), f.i32(Access.EXECUTE), tlb);

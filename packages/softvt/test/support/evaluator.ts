@@ -1,5 +1,5 @@
 /**
- * One instruction through the decoder and the BigInt evaluator, in the shape of the host oracle (test/host-cpu): the
+ * One instruction, or one after the other, through the decoder and the BigInt evaluator, in the shape of the host oracle (test/host-cpu): the
  * descriptions' meaning, apart from any generated code. The page walk, segments and faults are the descriptions' own;
  * what the dispatcher does, fetching code and delivering faults, is not here.
  *
@@ -53,6 +53,11 @@ const EPT_LARGE = 0x80n;
 const TR = 7;
 const LDTR = 6;
 const UNUSABLE = 0x1_0000;
+
+/** Code with the state that it starts from. */
+export type Runnable = Pick<Case, "code" | "state"> & {
+  readonly options: Pick<Case["options"], "mode" | "memory" | "address">;
+};
 
 const UNDEFINED_OPCODE: HostEnd = { kind: "fault", vector: 6, errorCode: 0, address: undefined };
 
@@ -116,17 +121,51 @@ export class EvaluatorCpu {
     this.#view.setBigUint64(CPU + field, value, true);
   }
 
-  /** Runs a case. */
+  /** Runs a case: one instruction. */
   run(test: Case): EngineResult {
     const mode = Mode.FLAT | (test.options.mode === 64 ? Mode.CODE64 : Mode.CODE32 | Mode.STACK32);
     this.#enter(test, mode);
     const bytes = new Uint8Array(32).fill(INT3);
     bytes.set(test.code);
-    const page = CODE_START & ~0xfff;
-    const decoded = this.#decoder.decode(bytes, 0, CODE_START & 0xfff, mode);
-    this.#set64(Cpu.RIP_BASE, BigInt(page));
+    const { kind, end, rip } = this.#execute(bytes, BigInt(CODE_START), mode);
+    return kind === "branch" ? this.#land(test, rip) : this.#result(test, end, rip);
+  }
+
+  /**
+   * Runs code from its first byte until it leaves it, or faults.
+   *
+   * @throws Error where that takes more than `most` instructions; a step of a repeated one counts as one.
+   */
+  runSequence(test: Runnable, most = 10_000): EngineResult {
+    const { mode: bits, address = CODE_START } = test.options;
+    const mode = Mode.FLAT | (bits === 64 ? Mode.CODE64 : Mode.CODE32 | Mode.STACK32);
+    this.#enter(test, mode);
+    const padded = new Uint8Array(test.code.length + 32).fill(INT3);
+    padded.set(test.code);
+    let rip = BigInt(address);
+    for (let count = 0; count < most; count++) {
+      const at = Number(rip - BigInt(address));
+      if (at < 0 || at >= test.code.length) return this.#land(test, rip);
+      const step = this.#execute(padded.subarray(at, at + 32), rip, mode);
+      if (step.kind === "fault") return this.#result(test, step.end, step.rip);
+      rip = bits === 64 ? step.rip : step.rip & 0xffff_ffffn;
+    }
+    throw new Error(`no end after ${most} instructions`);
+  }
+
+  /** Executes the instruction that `bytes` begin with, at `rip`: where control goes, or what it raises, and with which RIP. */
+  #execute(
+    bytes: Uint8Array,
+    rip: bigint,
+    mode: number,
+  ): { kind: "next" | "branch" | "fault"; end: HostEnd; rip: bigint } {
+    const pos = Number(rip & 0xfffn);
+    const decoded = this.#decoder.decode(bytes, 0, pos, mode);
+    this.#set64(Cpu.RIP_BASE, rip - BigInt(pos));
+    this.#set32(Cpu.SYNCED, 0);
+    this.#set32(Cpu.SHADOW, 0);
     const { form, length } = decoded;
-    if (form === undefined) return this.#result(test, UNDEFINED_OPCODE, BigInt(CODE_START));
+    if (form === undefined) return { kind: "fault", end: UNDEFINED_OPCODE, rip };
     const index = (form.handlers[decoded.ea] ?? form.handlers.any!).wanted;
     let body = this.#bodies.get(index);
     if (body === undefined) {
@@ -134,7 +173,7 @@ export class EvaluatorCpu {
       this.#bodies.set(index, body);
     }
     const fields: Record<UopField, number> = {
-      pos: (CODE_START & 0xfff) | (length << 12),
+      pos: pos | (length << 12),
       a: decoded.a,
       b: decoded.b,
       c: decoded.c,
@@ -147,40 +186,40 @@ export class EvaluatorCpu {
     this.#arena.set([fields.a, fields.b, fields.c, fields.d], UOP + 4);
     this.#view.setInt32(UOP + 8, fields.imm, true);
     this.#view.setInt32(UOP + 12, fields.imm2, true);
-    const next = BigInt(CODE_START + length);
+    const landed: HostEnd = { kind: "landed" };
     for (;;) {
       const { ending } = evaluate(body.stmts, [], this.#context(fields));
       switch (ending?.kind) {
         case "next":
-          return this.#result(test, { kind: "landed" }, next);
+          return { kind: "next", end: landed, rip: rip + BigInt(length) };
         case "branch":
         case "jump":
-          return this.#land(test, BigInt(ending.values.at(-1)!));
+          return { kind: "branch", end: landed, rip: BigInt(ending.values.at(-1)!) };
         case "leave":
           break;
         default:
-          throw new Error(`${test.name}: ended by ${ending?.kind}`);
+          throw new Error(`${form.spec.name}: ended by ${ending?.kind}`);
       }
       const event = this.#get32(Cpu.EVENT);
       this.#set32(Cpu.EVENT, Event.NONE);
       switch (event) {
         case Event.BRANCH:
-          return this.#land(test, this.#get64(Cpu.RIP));
+          return { kind: "branch", end: landed, rip: this.#get64(Cpu.RIP) };
         case Event.FAULT:
-          return this.#result(test, this.#exception(), BigInt(CODE_START));
+          return { kind: "fault", end: this.#exception(), rip };
         case Event.TRAP:
-          return this.#result(test, this.#exception(), this.#get64(Cpu.RIP));
+          return { kind: "fault", end: this.#exception(), rip: this.#get64(Cpu.RIP) };
         case Event.SYNC:
           this.#set32(Cpu.SYNCED, 1);
           continue;
         default:
-          throw new Error(`${test.name}: left with event ${event}`);
+          throw new Error(`${form.spec.name}: left with event ${event}`);
       }
     }
   }
 
   /** Goes on at `rip`: in a stub of the processor's own, at an instruction, or where nothing can be fetched. */
-  #land(test: Case, rip: bigint): EngineResult {
+  #land(test: Runnable, rip: bigint): EngineResult {
     if (this.#get32(Cpu.CPL) === 0) return this.#delivered(test, Number(rip - UserSpace.KERNEL));
     const FETCH = 2;
     const page = evaluate(fill.body!().stmts, [rip, FETCH, this.#get32(Cpu.TLB)], this.#context()).value;
@@ -190,7 +229,7 @@ export class EvaluatorCpu {
   }
 
   /** An exception or interrupt that the instruction itself delivered: what it was is in the stack's frame. */
-  #delivered(test: Case, address: number): EngineResult {
+  #delivered(test: Runnable, address: number): EngineResult {
     const rsp = Number(this.#get64(Cpu.GPR + 8 * 4) - UserSpace.KERNEL);
     const frame = (i: number): bigint => this.#view.getBigUint64(rsp + 8 * i, true);
     this.#set64(Cpu.GPR + 8 * 4, frame(3));
@@ -216,7 +255,7 @@ export class EvaluatorCpu {
     };
   }
 
-  #enter(test: Case, mode: number): void {
+  #enter(test: Runnable, mode: number): void {
     const { state } = test;
     state.gpr.forEach((value, i) => {
       this.#set64(Cpu.GPR + 8 * i, test.options.mode === 64 ? value : i < 8 ? value & 0xffff_ffffn : 0n);
@@ -256,14 +295,12 @@ export class EvaluatorCpu {
     this.#set32(Cpu.MODE, mode);
     this.#set32(Cpu.CPL, 3);
     this.#set32(Cpu.TLB, CPU + Cpu.TLBS + TlbMode.USER * TLB_BYTES);
-    this.#set32(Cpu.SYNCED, 0);
-    this.#set32(Cpu.SHADOW, 0);
     this.#arena.set(this.#image, UserSpace.DATA);
     for (const { address, bytes } of test.options.memory)
       this.#arena.set(bytes, UserSpace.DATA + address - HOST_LAYOUT.DATA);
   }
 
-  #result(test: Case, end: HostEnd, rip: bigint): EngineResult {
+  #result(test: Runnable, end: HostEnd, rip: bigint): EngineResult {
     const fx = new FxImage(test.state.fx.bytes.slice());
     const top = this.#get32(Cpu.TOP);
     fx.fcw = this.#get32(Cpu.FCW);
@@ -290,7 +327,7 @@ export class EvaluatorCpu {
     };
   }
 
-  #writes(test: Case): MemoryBytes[] {
+  #writes(test: Runnable): MemoryBytes[] {
     const before = this.#image.slice();
     for (const { address, bytes } of test.options.memory) before.set(bytes, address - HOST_LAYOUT.DATA);
     const after = this.#arena.subarray(UserSpace.DATA, UserSpace.DATA + before.length);

@@ -1,7 +1,8 @@
 import { stackMask } from "../../cpu/address.ts";
 import { condition } from "../../cpu/flags.ts";
-import { Cpu, Gpr, Seg } from "../../cpu/layout.ts";
-import { get64, Vector } from "../../cpu/state.ts";
+import { Cpu, Gpr, Mode, Seg } from "../../cpu/layout.ts";
+import { limitOf } from "../../cpu/mode.ts";
+import { get32, get64, Vector } from "../../cpu/state.ts";
 import type { I32, I64 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
@@ -9,7 +10,8 @@ import { pop, push } from "./move.ts";
 
 /**
  * Near branches (SDM Vol. 1 sec. 7.3.8). With a 16-bit operand size the target is cut to 16 bits; branches
- * in 64-bit mode are always 64 bits wide.
+ * in 64-bit mode are always 64 bits wide. A target beyond the code segment's limit faults at the branch, before anything
+ * is stored (SDM Vol. 2, JMP and the others).
  */
 const near = { size64: "f64", ends: true } as const;
 
@@ -19,8 +21,17 @@ const target = (c: Insn): I64 => {
   return c.opsize === 16 ? rip.and(0xffff) : rip;
 };
 
+/** Faults for a target that the code segment does not have. In 64-bit mode it has all. */
+function checkLimit(c: Insn, rip: I64): void {
+  if (c.opsize === 64) return;
+  c.if(get32(c, Cpu.MODE).and(Mode.FLAT).eqz(), () => {
+    c.faultIf(rip.and(0xffff_ffffn).gtU(limitOf(c, Seg.CS).u64()), Vector.GP);
+  });
+}
+
 /** A branch with displacement. The decoder clears `d` bit 0 where it leaves its page. */
 function branch(c: Insn): void {
+  checkLimit(c, target(c));
   if (c.opsize === 16) c.branchTo(target(c));
   else {
     const inPage = c.field("imm").ltU(4096);
@@ -31,6 +42,7 @@ function branch(c: Insn): void {
 
 /** A target from a register or memory: non-canonical ones fault here, before anything is stored. */
 function checked(c: Insn, rip: I64): I64 {
+  checkLimit(c, rip);
   if (c.opsize === 64) c.faultIf(rip.shl(16).shrS(16).ne(rip), Vector.GP);
   return rip;
 }
@@ -47,6 +59,7 @@ for (let cc = 0; cc < 16; cc++) {
 }
 
 insn("CALL", "E8", "Jz", near, (c) => {
+  checkLimit(c, target(c));
   push(c, c.opsize, c.nextRip());
   c.branchTo(target(c));
 });
@@ -69,12 +82,13 @@ insn("RET", "C2", "Iw", { ...near, sizes: [16, 32, 64] }, (c) => {
 });
 
 /** RCX as wide as the address size, and how to store it back. */
-function counter(c: Insn): { value: I64; set: (value: I64) => void } {
+function counter(c: Insn): { value: I64; mask: I64; set: (value: I64) => void } {
   const size = c.field("d").shrU(5).and(3);
   const mask = c.let(size.eqz().select(c.i64(0xffff), size.eq(1).select(c.i64(0xffff_ffffn), c.i64(-1))));
   const rcx = c.readGpr(Gpr.RCX, 64);
   return {
     value: rcx.and(mask),
+    mask,
     // A 16-bit count leaves the rest of the register alone, a 32-bit one clears it.
     set: (value) =>
       c.writeGpr(Gpr.RCX, 64, size.eqz().select(rcx.and(mask.not()).or(value.and(mask)), value.and(mask))),
@@ -87,11 +101,12 @@ for (const [opcode, wanted] of [
   ["E2", ""],
 ] as const)
   insn("LOOP", opcode, "Jb", { size64: "f64" }, (c) => {
-    const { value, set } = counter(c);
-    const rest = c.let(value.sub(1));
+    const { value, mask, set } = counter(c);
+    const rest = c.let(value.sub(1).and(mask));
+    const more = c.let(rest.ne(0));
+    const taken = c.let(wanted === "" ? more : more.and(condition(c, wanted === "e" ? 4 : 5)));
+    c.if(taken, () => checkLimit(c, target(c)));
     set(rest);
-    const more = c.let(counter(c).value.ne(0));
-    const taken = wanted === "" ? more : more.and(condition(c, wanted === "e" ? 4 : 5));
     c.if(taken, () => branch(c));
   });
 insn("JCXZ", "E3", "Jb", { size64: "f64" }, (c) => {
