@@ -186,7 +186,7 @@ describe.skipIf(skipped)(`instruction forms on the host's processor${skipped ? `
       entry("MOVBE", 0xf0, "Gv=,Mv", { map: 2, prefix: "", feature: "movbe" }),
       entry("POPCNT", 0xb8, "Gv=,Ev", { map: 1, prefix: "F3", feature: "popcnt" }),
       entry("MOVQ", 0x7e, "Ey=,Vx", { map: 1, prefix: "66", rexW: true }),
-      entry("ANDN", 0xf2, "Gy=,By,Ey", { map: 2, prefix: "", vex: true, feature: "bmi1" }),
+      entry("ANDN", 0xf2, "Gy=,By,Ey", { map: 2, prefix: "", vex: { l: 0 }, feature: "bmi1" }),
       entry("AAM", 0xd4, "Ib", { mode: "no64" }),
       entry("SHL", 0xd3, "Ev+,CL", { digit: 4 }),
       entry("BSF", 0xbc, "Gv=,Ev", { map: 1, prefix: "" }),

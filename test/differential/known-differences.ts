@@ -101,7 +101,7 @@ export function knownDifference(test: Case, host: HostResult, engine: EngineResu
 /** Instructions whose results vendors define differently or that have tests of their own, with the reason. */
 const ELSEWHERE: readonly (readonly [RegExp, string])[] = [
   [
-    /^R(CP|SQRT)[PS]S$/,
+    /^V?R(CP|SQRT)[PS]S$/,
     "an approximation, every vendor has its own: within the SDM's error by fpu-approximations",
   ],
   [

@@ -123,7 +123,8 @@ export class SoftCpu {
           return { significand: BigInt.asUintN(64, value), signExponent: Number((value >> 64n) & 0xffffn) };
         }),
         xmm: Array.from({ length: 16 }, (_, i) => fx.xmm(i)),
-        xcr0: 3n,
+        xcr0: 7n,
+        components: { 2: fx.upper.slice() },
       },
       msrs: { ...this.#blank.msrs, c0000080: UserSpace.EFER },
       activity: "active",
@@ -168,6 +169,7 @@ export class SoftCpu {
     for (const [physical, r] of after.fpu.registers.entries())
       fx.setSt((physical - top + 8) & 7, r.significand | (BigInt(r.signExponent) << 64n));
     for (const [i, v] of after.fpu.xmm.entries()) fx.setXmm(i, v);
+    fx.upper.set(after.fpu.components?.[2] ?? []);
     const base = {
       gpr: BigUint64Array.from(after.gpr),
       fx,

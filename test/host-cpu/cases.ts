@@ -82,7 +82,10 @@ function stackPointer(random: Random): bigint {
 
 function randomSse(random: Random, state: HostState): void {
   const lane = random.pick(["i8", "i16", "i32", "i64", "f32", "f64"] as const);
-  for (let i = 0; i < 16; i++) state.fx.setXmm(i, random.vector(lane));
+  for (let i = 0; i < 16; i++) {
+    state.fx.setXmm(i, random.vector(lane));
+    state.fx.setYmmHigh(i, random.vector(lane));
+  }
   const rounding = random.below(4) << 13;
   const flushToZero = random.oneIn(8) ? 0x8000 : 0;
   const denormalsAreZero = random.oneIn(8) ? 0x40 : 0;
@@ -127,6 +130,7 @@ class Filler {
       }
       case "xmm":
         state.fx.setXmm(operand.register, random.vector(operand.lane as "i8"));
+        state.fx.setYmmHigh(operand.register, random.vector(operand.lane as "i8"));
         break;
       case "mm":
         state.fx.setMm(operand.register, BigInt.asUintN(64, random.vector(operand.lane as "i8")));
@@ -285,7 +289,9 @@ class Filler {
   #bytes(count: number, lane: Lane): Uint8Array {
     const { random } = this;
     if (lane === "f80") return littleEndian(random.float(80), count);
-    if (lane === "bytes" || count > 16) return random.bytes(count);
+    if (lane === "bytes" || count > 32) return random.bytes(count);
+    if (count > 16)
+      return Uint8Array.of(...this.#bytes(16, lane), ...littleEndian(random.vector(lane), count - 16));
     if (count <= 8 && lane.startsWith("i")) return littleEndian(this.#integer(8 * count), count);
     return littleEndian(random.vector(lane), count);
   }

@@ -81,6 +81,7 @@ export function differences(test: Case, host: HostResult, engine: EngineResult):
     for (const field of ["fcw", "fsw", "ftw", "mxcsr"] as const) differ(field, host.fx[field], fx[field]);
     for (let i = 0; i < 8; i++) differ(`st${i}`, host.fx.st(i), fx.st(i));
     for (let i = 0; i < (wide ? 16 : 8); i++) differ(`xmm${i}`, host.fx.xmm(i), fx.xmm(i));
+    for (let i = 0; i < (wide ? 16 : 8); i++) differ(`ymm${i} high`, host.fx.ymmHigh(i), fx.ymmHigh(i));
   }
   return found;
 }

@@ -38,30 +38,32 @@ export const CTL = {
   OUT_SELECTORS: 0x1d0,
   OUT_FS_BASE: 0x1f0,
   OUT_GS_BASE: 0x1f8,
-  /** FXSAVE64 images, 512 bytes each. */
+  /** FXSAVE64 images, 512 bytes each; the first two begin XSAVE areas with AVX's component, 832 bytes. */
   IN_FX: 0x400,
-  OUT_FX: 0x600,
-  SAVED_FX: 0x800,
-  SAVED_RSP: 0xa00,
-  SAVED_SELECTORS: 0xa08,
-  SAVED_FS_BASE: 0xa28,
-  SAVED_GS_BASE: 0xa30,
-  RUNNING: 0xa38,
-  ALT_LOW: 0xa40,
-  ALT_HIGH: 0xa48,
-  TIMER: 0xa50,
-  NEW_MASK: 0xa58,
-  OLD_MASK: 0xa60,
+  OUT_FX: 0x800,
+  SAVED_FX: 0xc00,
+  SAVED_RSP: 0xe00,
+  SAVED_SELECTORS: 0xe08,
+  SAVED_FS_BASE: 0xe28,
+  SAVED_GS_BASE: 0xe30,
+  RUNNING: 0xe38,
+  ALT_LOW: 0xe40,
+  ALT_HIGH: 0xe48,
+  TIMER: 0xe50,
+  NEW_MASK: 0xe58,
+  OLD_MASK: 0xe60,
   /** `stack_t`, 24 bytes. */
-  NEW_STACK: 0xa68,
-  OLD_STACK: 0xa80,
+  NEW_STACK: 0xe68,
+  OLD_STACK: 0xe80,
   /** `struct itimerspec`, 32 bytes. */
-  ARM: 0xa98,
-  DISARM: 0xab8,
+  ARM: 0xe98,
+  DISARM: 0xeb8,
   /** The kernel's `struct sigaction`, 32 bytes: handler, flags, restorer, mask. */
-  NEW_ACTION: 0xad8,
-  OLD_ACTIONS: 0xb00,
-  BYTES: 0x1300,
+  NEW_ACTION: 0xed8,
+  /** 1 where there are YMM registers. */
+  HAS_AVX: 0xef8,
+  OLD_ACTIONS: 0xf00,
+  BYTES: 0x1700,
 } as const;
 
 /** Index of each word of OUT_REGS (`struct sigcontext_64`, Linux arch/x86/include/uapi/asm/sigcontext.h). */
@@ -77,6 +79,9 @@ export const SIGCONTEXT = {
   CR2: 22,
   WORDS: 23,
 } as const;
+
+/** The standard XSAVE area (SDM Vol. 1 sec. 13.4): offsets, its size with AVX's component, that one's bit. */
+export const XSAVE = { XSTATE_BV: 512, UPPER: 576, BYTES: 832, AVX: 4 } as const;
 
 export const SIGNAL = { ILL: 4, TRAP: 5, BUS: 7, FPE: 8, SEGV: 11, VTALRM: 26, SYS: 31 } as const;
 const SIGNALS = Object.values(SIGNAL);
@@ -158,6 +163,10 @@ export function assembleDriver(base: bigint, codeBytes: number, control: bigint)
   systemCall(a, SYS.prctl, PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0);
   removeSignals(a, at);
   fxrstor(a, at(CTL.SAVED_FX));
+  a.cmpImm(at(CTL.HAS_AVX), 0);
+  a.jcc(CC.E, "left");
+  a.raw(0xc5, 0xf8, 0x77); // vzeroupper
+  a.label("left");
   a.raw(0x9d); // popfq
   for (const register of [R15, R14, R13, R12, RBP, RBX]) a.pop(register);
   a.ret();
@@ -252,6 +261,12 @@ function oldAction(signal: number): number {
 
 function enterTest(a: Assembler, at: At): void {
   fxrstor(a, at(CTL.IN_FX));
+  a.cmpImm(at(CTL.HAS_AVX), 0);
+  a.jcc(CC.E, "loaded");
+  a.movImm(RAX, XSAVE.AVX);
+  a.movImm(RDX, 0);
+  a.op({ map: 1, opcode: 0xae, w: true, reg: 5, rm: at(CTL.IN_FX) }); // xrstor64
+  a.label("loaded");
   a.load(RAX, at(CTL.IN_DATA_SELECTOR));
   a.op({ opcode: 0x8e, reg: SEG.DS, rm: RAX });
   a.op({ opcode: 0x8e, reg: SEG.ES, rm: RAX });
@@ -277,6 +292,10 @@ function recordFrame(a: Assembler, at: At): void {
   a.load(RSI, { base: RDX, disp: UCONTEXT_FPSTATE });
   a.lea(RDI, at(CTL.OUT_FX));
   a.movImm(RCX, 512 / 8);
+  a.cmpImm(at(CTL.HAS_AVX), 0);
+  a.jcc(CC.E, "copy");
+  a.movImm(RCX, XSAVE.BYTES / 8);
+  a.label("copy");
   a.raw(0xf3, 0x48, 0xa5); // rep movsq
   a.lea(RSI, { base: RDX, disp: UCONTEXT_SIGCONTEXT });
   a.lea(RDI, at(CTL.OUT_REGS));

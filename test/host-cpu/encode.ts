@@ -34,7 +34,7 @@ export type OpcodeMap = 0 | 1 | 2 | 3;
 /** A memory operand. With neither base nor index nor rip it is an absolute 32-bit address. */
 export interface Mem {
   base?: number | undefined;
-  /** Not 4 (RSP cannot be an index). */
+  /** Not 4 (RSP cannot be an index), unless it is a vector register. */
   index?: number | undefined;
   scale?: 1 | 2 | 4 | 8 | undefined;
   /** Signed 32 bits; for `rip` the absolute target, which `encode` makes relative. */
@@ -44,6 +44,8 @@ export interface Mem {
   rip?: boolean | undefined;
   /** Write a SIB byte although none is needed. */
   sib?: boolean | undefined;
+  /** The index is a vector register. */
+  vsib?: boolean | undefined;
 }
 
 /** 16-bit addressing (SDM Vol. 2A table 2-1): `rm` picks the registers, e.g. 0 is [BX+SI]. */
@@ -143,7 +145,7 @@ function pushMem(out: number[], reg: number, m: Mem, mode: 64 | 32, rest: number
     pushLittleEndian(out, disp - (rest + out.length + 4), 4);
     return;
   }
-  if (m.index === REG.RSP) throw new RangeError("encode: RSP cannot be an index");
+  if (m.index === REG.RSP && !m.vsib) throw new RangeError("encode: RSP cannot be an index");
   const scale = [1, 2, 4, 8].indexOf(m.scale ?? 1) << 6;
   const index = ((m.index ?? 4) & 7) << 3;
   if (m.base === undefined) {

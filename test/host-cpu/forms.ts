@@ -86,7 +86,8 @@ export interface InstructionSpec {
   w?: boolean | undefined;
   /** `Z` is the register that the opcode's low bits already name (or the one eight above it). */
   oneRegister?: boolean | undefined;
-  vex?: { l: 0 | 1 } | undefined;
+  /** `l`: VEX.L, or `undefined` where it is ignored; `wig`: VEX.W is. */
+  vex?: { l: 0 | 1 | undefined; wig?: boolean } | undefined;
   modes?: readonly (64 | 32)[] | undefined;
   /** LOCK is allowed on a memory destination. */
   lock?: boolean | undefined;
@@ -239,7 +240,11 @@ class FormBuilder {
       w: this.#wide && mode === 64,
       rex,
     };
-    if (spec.vex) this.#encoding = { ...this.#encoding, w: this.#wide, vex: { l: spec.vex.l } };
+    if (spec.vex) {
+      const l = spec.vex.l ?? (random.below(2) as 0 | 1);
+      const w = spec.vex.wig ? random.oneIn(4) : this.#wide;
+      this.#encoding = { ...this.#encoding, w, vex: { l } };
+    }
     if (spec.ext !== undefined) this.#encoding.reg = spec.ext;
   }
 
@@ -276,7 +281,8 @@ class FormBuilder {
   #resolve(operand: OperandSpec): FormOperand {
     const { method, type, access, code } = operand;
     const untyped = method === "M" && type === "";
-    const bits = untyped ? untypedBits(this.spec.name, this.bits) : typeBits(type, this.bits);
+    const sized = type === "x" && this.spec.vex?.l === 1 ? 256 : typeBits(type, this.bits);
+    const bits = untyped ? untypedBits(this.spec.name, this.bits) : sized;
     const kind = lane(type, () => this.random.pick(["i8", "i16", "i32", "i64"] as const));
     const memory = this.variant.shape || (this.variant.narrow && this.spec.role === "address");
     if (MEMORY_METHODS.includes(method) && memory) return this.#memory(operand, Math.ceil(bits / 8), kind);
@@ -308,6 +314,14 @@ class FormBuilder {
         return { kind: "xmm", register: this.#encoding.reg, lane: kind, access };
       case "H":
         return { kind: "xmm", register: this.#pickVvvv(), lane: kind, access };
+      case "L": {
+        const register = this.random.below(this.#count);
+        // In 32-bit code the top bit is ignored.
+        const ignored = this.mode === 32 ? this.random.below(2) * 0x80 : 0;
+        const low = this.random.below(16);
+        this.#immediates.push({ value: BigInt((register << 4) | ignored | low), bytes: 1 });
+        return { kind: "xmm", register, lane: kind, access };
+      }
       case "Q":
       case "N":
         this.#encoding.rm = this.random.below(8);

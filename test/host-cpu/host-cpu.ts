@@ -30,6 +30,7 @@ import {
   RUN_MASK,
   SIGCONTEXT,
   SIGNAL,
+  XSAVE,
 } from "./driver.ts";
 import { HostFeatures } from "./features.ts";
 import { MAP, Native, NativeError, PROT } from "./native.ts";
@@ -122,6 +123,7 @@ export class HostCpu {
   readonly #control: bigint;
   readonly #run: () => unknown;
   readonly #syscallsCaught: boolean;
+  readonly #hasAvx: boolean;
   #closed = false;
 
   readonly #words: BigUint64Array;
@@ -170,6 +172,8 @@ export class HostCpu {
       this.#run = native.function(driver.run, "void run()");
 
       this.features = this.#readFeatures(driver.cpuid, driver.xgetbv);
+      this.#hasAvx = this.features.lacks("avx") === undefined;
+      this.#words[CTL.HAS_AVX / 8] = this.#hasAvx ? 1n : 0n;
     } catch (error) {
       this.#unmap();
       throw error;
@@ -278,6 +282,16 @@ export class HostCpu {
     words[CTL.IN_FS_BASE / 8] = state.fsBase;
     words[CTL.IN_GS_BASE / 8] = state.gsBase;
     this.#bytes.set(state.fx.bytes, CTL.IN_FX);
+    words[(CTL.IN_FX + XSAVE.XSTATE_BV) / 8] = BigInt(XSAVE.AVX);
+    this.#bytes.set(state.fx.upper, CTL.IN_FX + XSAVE.UPPER);
+  }
+
+  /** The image that the kernel left in the signal's frame. A component in its initial state is not written there. */
+  #vectors(): FxImage {
+    const at = CTL.OUT_FX;
+    const held = this.#bytes[at + XSAVE.XSTATE_BV]! & XSAVE.AVX;
+    const upper = this.#bytes.slice(at + XSAVE.UPPER, at + XSAVE.BYTES);
+    return new FxImage(this.#bytes.slice(at, at + 512), this.#hasAvx && held !== 0 ? upper : undefined);
   }
 
   #result(start: number, length: number, step: boolean): HostResult {
@@ -297,7 +311,7 @@ export class HostCpu {
       rip,
       gpr,
       rflags: step ? rflags & ~RFLAGS.TF : rflags,
-      fx: new FxImage(this.#bytes.slice(CTL.OUT_FX, CTL.OUT_FX + 512)),
+      fx: this.#vectors(),
       fsBase: words[CTL.OUT_FS_BASE / 8]!,
       gsBase: words[CTL.OUT_GS_BASE / 8]!,
       selectors: {

@@ -4,7 +4,7 @@
  * A code is an addressing method in capitals and a type: `Ev` is a general register or memory by ModRM, of 16, 32 or
  * 64 bits. Behind it stands what the instruction does with it: nothing reads, `=` writes, `+` reads and writes.
  * A plain register name is an implied operand. Beyond the SDM's codes there are:
- * `Z` a register in the opcode's low three bits; `STi` by ModRM.rm; and for x87 the types `sr` `dr` `er` (single,
+ * `qq` 256 bits, and `x` those that VEX.L says; `Z` a register in the opcode's low three bits; `STi` by ModRM.rm; and for x87 the types `sr` `dr` `er` (single,
  * double, extended real), `wi` `di` `qi` (integers), `bcd`, `e` (environment), `st` (state), `fx` (FXSAVE image).
  */
 
@@ -59,6 +59,7 @@ const TYPE_BITS: Readonly<Record<string, Bits>> = {
   d: 32,
   q: 64,
   dq: 128,
+  qq: 256,
   x: 128,
   ps: 128,
   pd: 128,

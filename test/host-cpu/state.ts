@@ -16,15 +16,22 @@ const FX = {
   BYTES: 512,
 } as const;
 
-/** x87, MMX and SSE state over the bytes of an FXSAVE64 image. */
+const UPPER_BYTES = 256;
+
+/** x87, MMX and SSE state over the bytes of an FXSAVE64 image, and the YMM registers' upper halves. */
 export class FxImage {
   readonly bytes: Uint8Array;
+  /** Upper halves of YMM0 to YMM15, 16 bytes each: XSAVE's component 2. */
+  readonly upper: Uint8Array;
   readonly #view: DataView;
 
-  /** @throws {RangeError} unless `bytes` has 512 bytes. */
-  constructor(bytes: Uint8Array = new Uint8Array(FX.BYTES)) {
+  /** @throws {RangeError} unless `bytes` has 512 bytes, and `upper` 256. */
+  constructor(bytes: Uint8Array = new Uint8Array(FX.BYTES), upper: Uint8Array = new Uint8Array(UPPER_BYTES)) {
     if (bytes.length !== FX.BYTES) throw new RangeError(`FxImage: 512 bytes expected, not ${bytes.length}`);
+    if (upper.length !== UPPER_BYTES)
+      throw new RangeError(`FxImage: 256 bytes expected, not ${upper.length}`);
     this.bytes = bytes;
+    this.upper = upper;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, FX.BYTES);
   }
 
@@ -106,8 +113,19 @@ export class FxImage {
     this.#view.setBigUint64(at + 8, BigInt.asUintN(64, value >> 64n), true);
   }
 
+  /** Bits 255:128 of YMMi. */
+  ymmHigh(i: number): bigint {
+    const view = new DataView(this.upper.buffer, this.upper.byteOffset + 16 * i, 16);
+    return (view.getBigUint64(8, true) << 64n) | view.getBigUint64(0, true);
+  }
+  setYmmHigh(i: number, value: bigint): void {
+    const view = new DataView(this.upper.buffer, this.upper.byteOffset + 16 * i, 16);
+    view.setBigUint64(0, BigInt.asUintN(64, value), true);
+    view.setBigUint64(8, BigInt.asUintN(64, value >> 64n), true);
+  }
+
   clone(): FxImage {
-    return new FxImage(this.bytes.slice());
+    return new FxImage(this.bytes.slice(), this.upper.slice());
   }
 }
 

@@ -23,13 +23,13 @@ export interface TableEntry {
   readonly mode?: "no64" | "only64";
   readonly size64?: "d64" | "f64";
   readonly sizes?: readonly OperandBits[];
-  readonly vex?: boolean;
+  readonly vex?: { readonly l?: 0 | 1; readonly vsib?: boolean };
   readonly feature?: string;
 }
 
 /** A spec for the generator, or the reason why the host cannot be asked about the entry. */
 export function fromTable(entry: TableEntry): InstructionSpec | { unsuitable: string } {
-  const reason = unsuitable(entry);
+  const reason = entry.vex?.vsib ? "its addresses are in a vector: gather-host has it" : unsuitable(entry);
   if (reason) return { unsuitable: reason };
   const operands = parseOperands(entry.operandText);
   // Where 66 selects, it cannot be the operand size too.
@@ -48,7 +48,7 @@ export function fromTable(entry: TableEntry): InstructionSpec | { unsuitable: st
     sizes: entry.rexW === false ? sizes?.filter((bits) => bits !== 64) : sizes,
     w: entry.rexW === true,
     oneRegister: operands.some(({ method }) => method === "Z"),
-    vex: entry.vex ? { l: 0 } : undefined,
+    vex: entry.vex && { l: entry.vex.l, wig: entry.rexW === undefined && !isSized(operands) },
     modes: only64 ? [64] : entry.mode === "no64" ? [32] : undefined,
     lock: entry.lock,
     rep: repeats(entry),
@@ -78,7 +78,7 @@ const UNSUITABLE: readonly (readonly [RegExp, string])[] = [
     /^(FXSAVE|FXRSTOR|XSAVE|XRSTOR|FNSAVE|FRSTOR|FNSTENV|FLDENV)/,
     "its image holds fields that vendors fill differently",
   ],
-  [/^(VM|INV)[A-Z]+$/, "it belongs to the host's hypervisor"],
+  [/^(VMM?CALL|INV[A-Z]+)$/, "it belongs to the host's hypervisor"],
   [/^(RD|WR)[FG]SBASE$/, "the bases are those of the test"],
   [/^(MONITOR|MWAIT|XBEGIN|XEND|XABORT|XTEST)/, "it depends on the host's configuration"],
 ];
@@ -113,7 +113,7 @@ function roleOf(entry: TableEntry, operands: readonly OperandSpec[]): Role | und
   if (/^CMPXCHG/.test(name)) return "compare";
   if (/^(LEA|NOP|PREFETCH|CLDEMOTE)/.test(name)) return "address";
   if (/^XLAT/.test(name)) return "table";
-  if (/^MASKMOV/.test(name)) return "masked-store";
+  if (/^V?MASKMOV(Q|DQU)$/.test(name)) return "masked-store";
   if (/^L[DEFGS]S$/.test(name) || operands.some(({ method, access }) => method === "S" && access !== "read"))
     return "selector";
   return undefined;

@@ -25,15 +25,22 @@ function restored(change: (state: VcpuStateV1) => void): VcpuStateV1 {
 }
 
 describe("a state of another engine", () => {
-  it("may have XSAVE components in their initial state, and no others", () => {
-    const components = (bytes: number[]) => (state: VcpuStateV1) => {
-      state.fpu.components = { 2: Uint8Array.from(bytes) };
+  it("may have AVX's component, and others in their initial state only", () => {
+    const components = (all: Record<string, number[]>) => (state: VcpuStateV1) => {
+      state.fpu.components = Object.fromEntries(
+        Object.entries(all).map(([number, bytes]) => [number, Uint8Array.from(bytes)]),
+      );
     };
-    expect(restored(components([0, 0, 0]))).not.toHaveProperty("fpu.components");
-    expect(() => restored(components([0, 1, 0]))).toThrow(StateError);
-    expect(() => restored(components([0, 1, 0]))).toThrow(
-      "vcpu.fpu.components.2: expected no XSAVE component",
+    const upper = Array.from({ length: 256 }, (_, i) => i);
+    expect(restored(components({ 2: upper, 9: [0, 0] })).fpu.components).toEqual({
+      2: Uint8Array.from(upper),
+    });
+    expect(restored(components({ 2: [0, 0, 0] }))).not.toHaveProperty("fpu.components");
+    expect(() => restored(components({ 9: [0, 1] }))).toThrow(StateError);
+    expect(() => restored(components({ 9: [0, 1] }))).toThrow(
+      "vcpu.fpu.components.9: expected no XSAVE component beyond AVX's",
     );
+    expect(() => restored(components({ 2: [0, 1] }))).toThrow("vcpu.fpu.components.2: expected 256 bytes");
   });
 
   it("may have MSRs that are not kept here where they are zero; what it leaves out is zero", () => {

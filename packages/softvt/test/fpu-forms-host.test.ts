@@ -21,7 +21,7 @@ const skipped = "unavailable" in opened ? opened.unavailable : "";
 
 /** Results that are a vendor's own; see the tests of their values. */
 const VENDORS =
-  /^(F2XM1|FYL2X|FYL2XP1|FPTAN|FPATAN|FSIN|FCOS|FSINCOS|FU?COMIP?|R(CP|SQRT)[PS]S|FN(STENV|SAVE)|FLDENV|FRSTOR)$/;
+  /^(F2XM1|FYL2X|FYL2XP1|FPTAN|FPATAN|FSIN|FCOS|FSINCOS|FU?COMIP?|V?R(CP|SQRT)[PS]S|FN(STENV|SAVE)|FLDENV|FRSTOR)$/;
 
 describe.skipIf(skipped)(`floating-point forms${skipped ? ` (${skipped})` : ""}`, () => {
   const host = opened as HostCpu;

@@ -1,4 +1,6 @@
 import { afterAll, describe, expect, it } from "vitest";
+import { encode } from "../../../test/host-cpu/encode.ts";
+import type { FeatureName } from "../../../test/host-cpu/features.ts";
 import { HostCpu, type MemoryBytes, STACK_START } from "../../../test/host-cpu/host-cpu.ts";
 import { Random } from "../../../test/host-cpu/random.ts";
 import { type HostState, hostState } from "../../../test/host-cpu/state.ts";
@@ -10,14 +12,22 @@ const opened = HostCpu.open();
 const skipped = "unavailable" in opened ? opened.unavailable : "";
 
 /** Approximations, which every vendor makes its own way: fpu-approximations.test.ts. */
-const APPROXIMATE = /^R(CP|SQRT)[PS]S$/;
+const APPROXIMATE = /^V?R(CP|SQRT)[PS]S$/;
 const CASES = Number(process.env.SKEP_FP_CASES ?? 3000);
 
-/** Opcode bytes of a spec. */
-function prefixAndMap(spec: InsnSpec, rexW: boolean): number[] {
-  const prefix = spec.prefix === undefined || spec.prefix === "" ? [] : [Number.parseInt(spec.prefix, 16)];
-  const map = [[], [0x0f], [0x0f, 0x38], [0x0f, 0x3a]][spec.map]!;
-  return [...prefix, ...(rexW ? [0x48] : []), ...map, spec.opcode];
+/** Registers 1 (or the opcode's extension), 3 by VEX.vvvv, and 2 or [RBX]. */
+function encoded(spec: InsnSpec, w: boolean, memory: boolean, imm: number | undefined): Uint8Array {
+  const hasVvvv = spec.operands.some((o) => o.kind === "H");
+  return encode({
+    map: spec.map,
+    mandatory: spec.prefix === undefined || spec.prefix === "" ? undefined : Number.parseInt(spec.prefix, 16),
+    opcode: spec.opcode,
+    w,
+    reg: spec.digit ?? 1,
+    rm: memory ? { base: 3 } : 2,
+    immediates: imm === undefined ? [] : [{ value: imm, bytes: 1 }],
+    ...(spec.vex && { vex: { l: spec.vex.l ?? 0, vvvv: hasVvvv ? 3 : undefined } }),
+  });
 }
 
 const MXCSR_BASES = [0x1f80, 0x1fa0, 0x1fbf, 0x1fc0, 0x9f80, 0x9fc0, 0x1fa0, 0x1fa0];
@@ -32,25 +42,28 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
   afterAll(() => cpu.close());
 
   for (const spec of SPECS.filter((s) => !APPROXIMATE.test(s.name)))
-    it(`${spec.name} ${spec.operandText}`, () => {
+    it(`${spec.name} ${spec.operandText}${spec.vex?.l === 1 ? " (256 bits)" : ""}`, (context) => {
+      const feature = spec.feature as FeatureName;
+      if (spec.vex && cpu.features.lacks(feature)) return context.skip(cpu.features.lacks(feature));
       const random = new Random(spec.opcode * 8 + spec.name.length);
       const memoryOnly = spec.operands.some((o) => o.kind === "M");
+      const registerOnly = spec.operands.some((o) => o.forms === "reg");
       const kinds = spec.operands.some((o) => o.kind === "E")
         ? [false, true]
         : [spec.operandText.includes("y")];
       const failures: string[] = [];
       for (let i = 0; i < CASES && failures.length < 5; i++) {
         const rexW = random.pick(kinds) && random.oneIn(2);
-        const memory = memoryOnly || random.oneIn(3);
-        const reg = spec.digit ?? 1;
-        const modrm = memory ? (reg << 3) | 3 : 0xc0 | (reg << 3) | 2;
+        const memory = memoryOnly || (!registerOnly && random.oneIn(3));
         const hasImm = spec.operandText.includes("Ib");
         const imm = random.oneIn(2) ? random.below(8) : random.below(256);
-        const code = Uint8Array.of(...prefixAndMap(spec, rexW), modrm, ...(hasImm ? [imm] : []));
+        const code = encoded(spec, spec.rexW ?? rexW, memory, hasImm ? imm : undefined);
         const state: HostState = hostState(STACK_START);
         const lane = random.pick(["f32", "f64", "i32", "f32", "f64"] as const);
-        state.fx.setXmm(1, random.vector(lane));
-        state.fx.setXmm(2, random.vector(lane));
+        for (const register of [1, 2, 3]) {
+          state.fx.setXmm(register, random.vector(lane));
+          state.fx.setYmmHigh(register, random.vector(lane));
+        }
         state.fx.mxcsr = randomMxcsr(random);
         state.fx.ftw = random.below(256);
         for (let st = 0; st < 8; st++) state.fx.setSt(st, random.float(80));
@@ -60,12 +73,11 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
         state.gpr[2] = random.integer(64);
         const misaligned = random.oneIn(16) ? 4 : 0;
         state.gpr[3] = BigInt(0x60008000 + misaligned);
-        const bytes = new Uint8Array(16);
-        const value =
-          spec.name === "LDMXCSR"
-            ? BigInt(random.below(0x10000) & (random.oneIn(4) ? 0x1ffff : 0xffff))
-            : random.vector(lane);
-        for (let b = 0; b < 16; b++) bytes[b] = Number((value >> BigInt(8 * b)) & 0xffn);
+        const bytes = new Uint8Array(32);
+        const value = spec.name.endsWith("LDMXCSR")
+          ? BigInt(random.below(0x10000) & (random.oneIn(4) ? 0x1ffff : 0xffff))
+          : (random.vector(lane) << 128n) | random.vector(lane);
+        for (let b = 0; b < 32; b++) bytes[b] = Number((value >> BigInt(8 * b)) & 0xffn);
         const image: MemoryBytes[] = [{ address: 0x60008000 + misaligned, bytes }];
         const host = cpu.run(code, state, { memory: image });
         const ours = engine.run(code, state, image);
@@ -79,7 +91,10 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
           ours.end.kind === "fault" ? ours.end.vector : ours.end.kind,
         );
         same("mxcsr", host.fx.mxcsr, ours.fx!.mxcsr);
-        for (let x = 0; x < 3; x++) same(`xmm${x}`, host.fx.xmm(x), ours.fx!.xmm(x));
+        for (let x = 0; x < 4; x++) {
+          same(`xmm${x}`, host.fx.xmm(x), ours.fx!.xmm(x));
+          same(`ymm${x} high`, host.fx.ymmHigh(x), ours.fx!.ymmHigh(x));
+        }
         same("rcx", host.gpr[1], ours.gpr[1]);
         same("rflags", host.rflags & 0x8d5, ours.rflags & 0x8d5);
         same("ftw", host.fx.ftw, ours.fx!.ftw);
@@ -92,7 +107,7 @@ describe.skipIf(skipped)(`SSE floating point as the host has it${skipped ? ` (${
         );
         if (found.length > 0)
           failures.push(
-            `${Buffer.from(code).toString("hex")} mxcsr ${hex(state.fx.mxcsr)} xmm1 ${hex(state.fx.xmm(1))} xmm2 ${hex(memory ? value : state.fx.xmm(2))} rdx ${hex(state.gpr[2])}: ${found.join(", ")}`,
+            `${Buffer.from(code).toString("hex")} mxcsr ${hex(state.fx.mxcsr)} xmm1 ${hex(state.fx.xmm(1))} xmm2 ${hex(memory ? value : state.fx.xmm(2))} xmm3 ${hex(state.fx.xmm(3))} rdx ${hex(state.gpr[2])}: ${found.join(", ")}`,
           );
       }
       expect(failures).toEqual([]);

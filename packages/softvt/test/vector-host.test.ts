@@ -10,6 +10,7 @@ import { HostCpu, type HostResult } from "../../../test/host-cpu/host-cpu.ts";
 import { Random } from "../../../test/host-cpu/random.ts";
 import { fromTable } from "../../../test/host-cpu/table.ts";
 import "../src/isa/sse/index.ts";
+import "../src/isa/avx/index.ts";
 import { SPECS } from "../src/isa/registry.ts";
 import { EvaluatorCpu } from "./support/evaluator.ts";
 

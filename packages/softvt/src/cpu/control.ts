@@ -139,4 +139,5 @@ export const writeXcr0 = fn("writeXcr0", ["i64"], undefined, (f, value) => {
     .or(value.bit(2).and(value.bit(1).eqz()));
   refuse(f, bad, Vector.GP);
   set64(f, Cpu.XCR0, value);
+  f.call(updateSse);
 });

@@ -69,6 +69,8 @@ export const Cpu = {
   RIP: take(8),
 
   XMM: at(256, 16, 16),
+  /** Upper halves of YMM0 to YMM15, whose lower halves are the XMM registers. */
+  YMM_HIGH: take(16, 16),
   /** x87 registers R0 to R7 (physical): significand i64, then sign and exponent i16. MMX registers alias the significands. */
   FPR: take(16, 8),
   /** i32 each. FSW without TOP, which has its own field; FTW as the full 16-bit tag word. */
@@ -86,10 +88,11 @@ export const Cpu = {
   /** i32: exceptions of the floating-point operation under way, at FSW's positions (fpu/env.ts). */
   FP_FLAGS: take(4),
   /**
-   * i32 each: the vector that SSE, MMX and x87 instructions have to raise before anything else, or 0.
-   * They follow from CR0.EM, CR0.TS and CR4.OSFXSR: `updateSse` (cpu/sse-state.ts) after each change.
+   * i32 each: the vector that SSE, AVX, MMX and x87 instructions have to raise before anything else, or 0.
+   * They follow from CR0.EM, CR0.TS, CR4.OSFXSR, CR4.OSXSAVE and XCR0: `updateSse` (cpu/sse-state.ts) after each change.
    */
   SSE_OFF: take(4),
+  AVX_OFF: take(4),
   MMX_OFF: take(4),
   X87_OFF: take(4),
 
@@ -220,8 +223,8 @@ export const Cpu = {
   /** i64: values kept for MSRs and the like by their owners. */
   SCRATCH: take(8, 64),
 
-  /** FXSAVE and XSAVE areas on their way to and from memory: 512 bytes and the XSAVE header. */
-  STAGE: take(16, 36),
+  /** FXSAVE and XSAVE areas on their way to and from memory: 512 bytes, the XSAVE header, AVX's component. */
+  STAGE: take(16, 52),
 
   /**
    * Which linear regions have TLB entries that are parts of large pages, a bit each: 4096 bits by the number of

@@ -198,6 +198,22 @@ const writeSlow128 = fn(
   },
 );
 
+/** Writes both halves once it is known that all of it may be written. */
+const writeSlow256 = fn(
+  "writeSlow256",
+  ["i64", "v128", "v128", "i32", "i32"],
+  undefined,
+  (f, va, low, high, access, tlb) => {
+    f.if(crosses(va, 32), () => {
+      for (const at of [va, secondPage(f, va, 32)])
+        f.if(f.call(probe, at, access, tlb).eqz(), () => f.return());
+    });
+    f.call(writeSlow128, va, low, access, tlb);
+    f.if(get32(f, Cpu.EVENT), () => f.return());
+    f.call(writeSlow128, wrapLinear(f, va.add(16)), high, access, tlb);
+  },
+);
+
 /**
  * Prepares a read-modify-write: the address at which the operand may be read and written. That is RAM
  * itself, or BOUNCE with the operand's value in it, which `rmwEnd` writes back. 0 if it raised.
@@ -332,6 +348,52 @@ export function writeMemory128(f: Builder, va: I64, value: V128, options: Access
     options,
     (host) => f.store("v128.store", host, value),
     (at, tlb) => f.call(writeSlow128, at, value, code(), tlb),
+  );
+}
+
+/** Reads 32 bytes, as two halves. Alignment is the caller's to check. */
+export function readMemory256(f: Builder, va: I64, options: AccessOptions): [V128, V128] {
+  const low = f.variable("v128", f.v128(0n));
+  const high = f.variable("v128", f.v128(0n));
+  const code = (): I32 => accessCode(f, Access.READ, options.stack);
+  access(
+    f,
+    32,
+    TlbEntry.READ,
+    va,
+    options,
+    (host) => {
+      const at = f.let(host);
+      low.set(f.load("v128.load", at));
+      high.set(f.load("v128.load", at, 16));
+    },
+    (at, tlb) => {
+      low.set(f.call<V128>(readSlow128, at, code(), tlb));
+      // After an event nothing more is read.
+      f.if(get32(f, Cpu.EVENT).eqz(), () =>
+        high.set(f.call<V128>(readSlow128, wrapLinear(f, at.add(16)), code(), tlb)),
+      );
+    },
+  );
+  return [low.get(), high.get()];
+}
+
+/** Writes 32 bytes given as two halves. Alignment is the caller's to check. */
+export function writeMemory256(f: Builder, va: I64, halves: readonly V128[], options: AccessOptions): void {
+  const [low, high] = halves as [V128, V128];
+  const code = (): I32 => accessCode(f, Access.WRITE, options.stack);
+  access(
+    f,
+    32,
+    TlbEntry.WRITE,
+    va,
+    options,
+    (host) => {
+      const at = f.let(host);
+      f.store("v128.store", at, low);
+      f.store("v128.store", at, high, 16);
+    },
+    (at, tlb) => f.call(writeSlow256, at, low, high, code(), tlb),
   );
 }
 

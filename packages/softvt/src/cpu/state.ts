@@ -78,6 +78,8 @@ export const CR4 = {
   SMEP: 0x10_0000,
   SMAP: 0x20_0000,
 } as const;
+/** XCR0, and the bits of XSAVE's masks: components of the state (SDM Vol. 1 sec. 13.1). */
+export const XCR0 = { X87: 1, SSE: 2, AVX: 4 } as const;
 export const EFER = { SCE: 1, LME: 0x100, LMA: 0x400, NXE: 0x800 } as const;
 export const RFLAGS = {
   CF: 1,

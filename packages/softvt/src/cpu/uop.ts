@@ -4,6 +4,8 @@ import type { UopField } from "../ir/ir.ts";
 export const EA_SEGMENT_SHIFT = 2;
 export const EA_SIZE_SHIFT = 5;
 export const EA_OVERFLOW = 0x80;
+/** Where memory forms, whose field c is the index register, have that of VEX.vvvv in imm2: behind an immediate byte. */
+export const VVVV_SHIFT = 8;
 
 /**
  * A micro-op: 16 bytes, one for each instruction.
@@ -20,7 +22,7 @@ export const EA_OVERFLOW = 0x80;
  * - c: of VEX.vvvv; of the index register for memory forms.
  * - d: see cpu/address.ts; for string instructions and the like the prefixes that count.
  * - imm: immediate; displacement for memory forms; branches: the target's offset from the page's start.
- * - imm2: immediate of memory forms; upper half of a 64-bit one; branches within the page: the target
+ * - imm2: immediate of memory forms, from bit 8 on the register of VEX.vvvv; upper half of a 64-bit one; branches within the page: the target
  *   micro-op's address once it is known.
  */
 export const UOP_FIELDS: Record<

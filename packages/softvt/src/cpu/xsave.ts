@@ -2,7 +2,7 @@ import { initX87, updateSummary } from "../fpu/status.ts";
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import { Cpu, Mode } from "./layout.ts";
 import { Access, noteWrite, probe } from "./memory.ts";
-import { get32, get64, set32, set64, Vector } from "./state.ts";
+import { get32, get64, set32, set64, Vector, XCR0 } from "./state.ts";
 import { refuse, returnOnEvent } from "./system.ts";
 
 /**
@@ -14,6 +14,7 @@ import { refuse, returnOnEvent } from "./system.ts";
  *  24 MXCSR  28 MXCSR_MASK
  *  32 ST0 to ST7, 16 bytes each     160 XMM0 to XMM15, 16 bytes each
  * 512 XSAVE header: XSTATE_BV, XCOMP_BV, zeros
+ * 576 upper halves of YMM0 to YMM15, 16 bytes each
  * ```
  *
  * Areas go through `Cpu.STAGE`: they are copied between it and guest memory as a whole, once both pages are
@@ -21,9 +22,7 @@ import { refuse, returnOnEvent } from "./system.ts";
  * hardware would read and write the device.
  */
 
-/** Components: bits of XCR0, of the requested-feature bitmap and of XSTATE_BV. */
-const X87 = 1;
-const SSE = 2;
+const { X87, SSE, AVX } = XCR0;
 
 /** MXCSR bits that exist; FXSAVE shows them as MXCSR_MASK. */
 export const MXCSR_MASK = 0xffff;
@@ -31,6 +30,9 @@ export const MXCSR_MASK = 0xffff;
 const HEADER = 512;
 const AREA_BYTES = 512;
 const XSAVE_BYTES = 576;
+const YMM_OFFSET = 576;
+/** With AVX's component. */
+const AVX_BYTES = 832;
 
 const stage32 = (f: Builder, offset: number): I32 => f.load("i32.load", f.cpu, Cpu.STAGE + offset);
 const stage64 = (f: Builder, offset: number): I64 => f.load("i64.load", f.cpu, Cpu.STAGE + offset);
@@ -102,8 +104,19 @@ const stageX87 = fn("stageX87", ["i32"], undefined, (f, wide) => {
 
 /** XMM0 to XMM7, and in 64-bit mode XMM8 to XMM15, to the stage. */
 const stageXmm = fn("stageXmm", [], undefined, (f) => {
-  f.copy(f.cpu.add(Cpu.STAGE + 160), f.cpu.add(Cpu.XMM), isCode64(f).select(f.i32(256), f.i32(128)));
+  f.copy(f.cpu.add(Cpu.STAGE + 160), f.cpu.add(Cpu.XMM), registerBytes(f));
 });
+
+/** Bytes of as many vector registers, 16 each, as the mode has. */
+const registerBytes = (f: Builder): I32 => isCode64(f).select(f.i32(256), f.i32(128));
+
+/** AVX where an upper half is not zero; else the component is in its initial state (XINUSE, SDM Vol. 1 sec. 13.6). */
+const avxInUse = (f: Builder): I32 => {
+  let all = f.load("v128.load", f.cpu, Cpu.YMM_HIGH);
+  for (let i = 1; i < 16; i++)
+    all = f.op("v128.or", [all, f.load("v128.load", f.cpu, Cpu.YMM_HIGH + 16 * i)]);
+  return f.op<I32>("v128.any_true", [all]).mul(AVX);
+};
 
 const stageMxcsr = (f: Builder): void => {
   set32(f, Cpu.STAGE + 24, get32(f, Cpu.MXCSR));
@@ -156,14 +169,20 @@ const clearX87 = (f: Builder): void => {
   f.call(initX87);
 };
 
-const loadXmm = fn("loadXmm", ["i32"], undefined, (f, present) => {
-  const bytes = f.let(isCode64(f).select(f.i32(256), f.i32(128)));
+/** Loads registers from the stage, or clears them where they are not `present`. */
+function describeLoad(f: Builder, present: I32, registers: number, offset: number): void {
+  const bytes = f.let(registerBytes(f));
+  const to = f.cpu.add(registers);
   f.if(
     present,
-    () => f.copy(f.cpu.add(Cpu.XMM), f.cpu.add(Cpu.STAGE + 160), bytes),
-    () => f.fill(f.cpu.add(Cpu.XMM), f.i32(0), bytes),
+    () => f.copy(to, f.cpu.add(Cpu.STAGE + offset), bytes),
+    () => f.fill(to, f.i32(0), bytes),
   );
-});
+}
+const loadXmm = fn("loadXmm", ["i32"], undefined, (f, present) => describeLoad(f, present, Cpu.XMM, 160));
+const loadYmm = fn("loadYmm", ["i32"], undefined, (f, present) =>
+  describeLoad(f, present, Cpu.YMM_HIGH, YMM_OFFSET),
+);
 
 const badMxcsr = (f: Builder): I32 => stage32(f, 24).and(~MXCSR_MASK).ne(0);
 
@@ -190,22 +209,32 @@ export const fxrstor = fn("fxrstor", ["i64", "i32"], undefined, (f, va, wide) =>
 });
 
 /**
- * XSAVE: (address, requested features EDX:EAX, wide). Every enabled component counts as in use, which the
- * SDM allows (Vol. 1 sec. 13.6). Test EVENT.
+ * XSAVE and XSAVEOPT: (address, requested features EDX:EAX, wide, 1 to leave out what is in its initial state). x87 and
+ * SSE always count as in use, which the SDM allows (Vol. 1 sec. 13.6). Test EVENT.
  */
-export const xsave = fn("xsave", ["i64", "i64", "i32"], undefined, (f, va, requested, wide) => {
-  refuse(f, va.wrap().and(63), Vector.GP);
-  const features = f.let(requested.and(get64(f, Cpu.XCR0)));
-  f.call(moveArea, va, f.i32(XSAVE_BYTES), f.i32(0));
-  returnOnEvent(f);
-  f.if(features.wrap().and(X87), () => f.call(stageX87, wide));
-  f.if(features.wrap().and(SSE), () => {
-    stageMxcsr(f);
-    f.call(stageXmm);
-  });
-  set64(f, Cpu.STAGE + HEADER, stage64(f, HEADER).or(features));
-  f.call(moveArea, va, f.i32(XSAVE_BYTES), f.i32(1));
-});
+export const xsave = fn(
+  "xsave",
+  ["i64", "i64", "i32", "i32"],
+  undefined,
+  (f, va, requested, wide, optimize) => {
+    refuse(f, va.wrap().and(63), Vector.GP);
+    const features = f.let(requested.and(get64(f, Cpu.XCR0)).wrap());
+    const used = f.let(features.and(avxInUse(f).or(X87 | SSE)));
+    const written = f.let(optimize.select(used, features));
+    const bytes = f.let(written.and(AVX).select(f.i32(AVX_BYTES), f.i32(XSAVE_BYTES)));
+    f.call(moveArea, va, bytes, f.i32(0));
+    returnOnEvent(f);
+    f.if(features.and(X87), () => f.call(stageX87, wide));
+    f.if(features.and(SSE | AVX), () => stageMxcsr(f));
+    f.if(features.and(SSE), () => f.call(stageXmm));
+    f.if(written.and(AVX), () =>
+      f.copy(f.cpu.add(Cpu.STAGE + YMM_OFFSET), f.cpu.add(Cpu.YMM_HIGH), registerBytes(f)),
+    );
+    const kept = stage64(f, HEADER).and(features.u64().not());
+    set64(f, Cpu.STAGE + HEADER, kept.or(used.u64()));
+    f.call(moveArea, va, bytes, f.i32(1));
+  },
+);
 
 /** XRSTOR, standard format only: (address, requested features, wide). Test EVENT. */
 export const xrstor = fn("xrstor", ["i64", "i64", "i32"], undefined, (f, va, requested, wide) => {
@@ -218,8 +247,11 @@ export const xrstor = fn("xrstor", ["i64", "i64", "i32"], undefined, (f, va, req
   // XCOMP_BV and the reserved bytes behind it: zero in the standard format.
   const rest = stage64(f, HEADER + 8).or(stage64(f, HEADER + 16));
   refuse(f, held.and(xcr0.not()).ne(0).or(rest.ne(0)), Vector.GP);
-  const sse = f.let(features.and(SSE).ne(0));
-  refuse(f, sse.and(badMxcsr(f)), Vector.GP);
+  const hasMxcsr = f.let(features.and(SSE | AVX).ne(0));
+  refuse(f, hasMxcsr.and(badMxcsr(f)), Vector.GP);
+  // What follows the header is looked at only where it counts.
+  f.if(features.and(held.wrap()).and(AVX), () => f.call(moveArea, va, f.i32(AVX_BYTES), f.i32(0)));
+  returnOnEvent(f);
   f.if(features.and(X87), () =>
     f.if(
       held.wrap().and(X87),
@@ -227,8 +259,7 @@ export const xrstor = fn("xrstor", ["i64", "i64", "i32"], undefined, (f, va, req
       () => clearX87(f),
     ),
   );
-  f.if(sse, () => {
-    set32(f, Cpu.MXCSR, stage32(f, 24));
-    f.call(loadXmm, held.wrap().and(SSE));
-  });
+  f.if(hasMxcsr, () => set32(f, Cpu.MXCSR, stage32(f, 24)));
+  f.if(features.and(SSE), () => f.call(loadXmm, held.wrap().and(SSE)));
+  f.if(features.and(AVX), () => f.call(loadYmm, held.wrap().and(AVX)));
 });

@@ -1,6 +1,6 @@
 import type { EaKind } from "../cpu/address.ts";
 import { Cpu, Mode, Seg } from "../cpu/layout.ts";
-import { EA_OVERFLOW, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT } from "../cpu/uop.ts";
+import { EA_OVERFLOW, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT, VVVV_SHIFT } from "../cpu/uop.ts";
 import type { InsnCoding } from "../isa/registry.ts";
 import { type DecodeTable, type Form, formIndex, sizesOf } from "../isa/table.ts";
 
@@ -149,7 +149,8 @@ export class Decoder {
     }
 
     let map = 0;
-    let vex = false;
+    /** VEX.L, where there is a VEX prefix. */
+    let vex: 0 | 1 | undefined;
     let vvvv = 0;
     let w = (rex & 8) !== 0;
     let r = (rex & 4) << 1;
@@ -159,7 +160,6 @@ export class Decoder {
     if ((byte === 0xc4 || byte === 0xc5) && (long || bytes[p]! >= 0xc0) && (mode & Mode.REAL) === 0) {
       // VEX (SDM Vol. 2A sec. 2.3.5).
       if (rex !== 0 || osize || lock || rep !== 0) return this.#undefined(p - at);
-      vex = true;
       const first = bytes[p++]!;
       r = (first & 0x80) === 0 ? 8 : 0;
       let last = first;
@@ -174,8 +174,8 @@ export class Decoder {
       if (!long) r = x = b = 0;
       vvvv = (~last >> 3) & (long ? 15 : 7);
       prefix = (["", "66", "F3", "F2"] as const)[last & 3]!;
-      if ((last & 4) !== 0 || map < 1 || map > 3) return this.#undefined(p - at);
-      if (!long) w = false;
+      vex = (last & 4) !== 0 ? 1 : 0;
+      if (map < 1 || map > 3) return this.#undefined(p - at);
       byte = bytes[p++]!;
     } else if (byte === 0x0f) {
       map = 1;
@@ -198,7 +198,8 @@ export class Decoder {
     const defaultSize = code === Mode.CODE16 ? 16 : 32;
     let opsize = 0;
     for (const candidate of slot.specs) {
-      if ((candidate.vex ?? false) !== vex) continue;
+      if ((candidate.vex === undefined) !== (vex === undefined)) continue;
+      if (candidate.vex?.l !== undefined && candidate.vex.l !== vex) continue;
       if (candidate.modrm !== undefined && candidate.modrm !== modrm) continue;
       if (candidate.digit !== undefined && candidate.digit !== reg) continue;
       if (candidate.prefix !== undefined && candidate.prefix !== prefix) continue;
@@ -208,8 +209,8 @@ export class Decoder {
       const selects66 = candidate.prefix === "66";
       let size: number;
       if (candidate.size64 === "f64" && long) size = 64;
-      else if (w) size = 64;
-      else if (osize && !selects66 && !vex) size = long || defaultSize === 32 ? 16 : 32;
+      else if (w && long) size = 64;
+      else if (osize && !selects66 && vex === undefined) size = long || defaultSize === 32 ? 16 : 32;
       else if (candidate.size64 === "d64" && long) size = 64;
       else size = defaultSize;
       const forms = this.#forms.get(candidate)!;
@@ -226,17 +227,27 @@ export class Decoder {
     }
     if (spec === undefined) return this.#undefined(p - at + (slot.hasModrm ? 1 : 0));
     if (lock && !(spec.lock === true && isMemory)) return this.#undefined(p - at + 1);
+    if (vvvv !== 0 && !spec.operands.some(({ kind }) => kind === "B" || kind === "H"))
+      return this.#undefined(p - at + 1);
+    const vsib = spec.vex?.vsib === true;
+    if (vsib && rm !== 4) return this.#undefined(p - at + 1);
 
     const addressSize = long ? (asize ? 32 : 64) : (code === Mode.CODE16) === asize ? 32 : 16;
     let ripRelative = false;
     if (slot.hasModrm) {
       p++;
       if (isMemory) {
-        if (addressSize === 16) p = this.#modrm16(bytes, p, mod, rm, seg);
-        else {
+        if (addressSize === 16) {
+          if (vsib) return this.#undefined(p - at);
+          p = this.#modrm16(bytes, p, mod, rm, seg);
+        } else {
           ripRelative = long && mod === 0 && rm === 5;
-          p = this.#modrm32(bytes, p, mod, rm, seg, x, b, long, addressSize);
+          p = this.#modrm32(bytes, p, mod, rm, seg, x, b, long, addressSize, vsib);
         }
+        // Destination, mask and index of a gather are three registers.
+        const target = (reg | r) * 16;
+        if (vsib && (target === vvvv * 16 || target === out.c || vvvv * 16 === out.c))
+          return this.#undefined(p - at);
       }
     }
     const prefixBits =
@@ -247,6 +258,8 @@ export class Decoder {
     if (!isMemory) out.d = prefixBits;
 
     const immediates: number[] = [];
+    /** The register that VEX.vvvv names. */
+    let source: number | undefined;
     for (const operand of spec.operands) {
       const byteRegisters = operand.size === "b";
       switch (operand.kind) {
@@ -279,8 +292,13 @@ export class Decoder {
           out.a = reg | r;
           break;
         case "B":
-          if (isMemory) out.imm2 = vvvv * 8;
-          else out.c = vvvv * 8;
+          source = vvvv * 8;
+          break;
+        case "H":
+          source = vvvv * 16;
+          break;
+        case "L":
+          immediates.push(bytes[p++]! & (long ? 0xff : 0x7f));
           break;
         case "I":
         case "J": {
@@ -330,10 +348,12 @@ export class Decoder {
       out.imm = out.target | 0;
       out.d = prefixBits;
     } else if (isMemory) {
-      if (immediates.length > 0) out.imm2 = immediates[0]!;
+      const immediate = immediates[0] ?? 0;
+      out.imm2 = source === undefined ? immediate : (immediate & 0xff) | (source << VVVV_SHIFT);
     } else if (out.ea !== "absolute") {
       out.imm = immediates[0] ?? 0;
       if (immediates.length > 1) out.imm2 = immediates[1]!;
+      if (source !== undefined) out.c = source;
     }
     if (isMemory && addressSize !== 16)
       this.#finishAddress(mode, ripRelative, pos + length, seg, long, addressSize);
@@ -389,6 +409,7 @@ export class Decoder {
     b: number,
     long: boolean,
     addressSize: number,
+    vsib: boolean,
   ): number {
     const out = this.#out;
     let p = start;
@@ -399,7 +420,7 @@ export class Decoder {
       const sib = bytes[p++]!;
       scale = sib >> 6;
       index = ((sib >> 3) & 7) | x;
-      if (index === 4) index = -1;
+      if (index === 4 && !vsib) index = -1;
       base = (sib & 7) | b;
       if (mod === 0 && (sib & 7) === 5) base = -1;
     } else if (mod === 0 && rm === 5) base = long ? -2 : -1;
@@ -411,7 +432,7 @@ export class Decoder {
     }
     const segment = seg >= 0 ? seg : base === 4 || base === 5 ? Seg.SS : Seg.DS;
     out.b = base >= 0 ? base * 8 : base === -2 ? Cpu.RIP_BASE : Cpu.ZERO;
-    out.c = index >= 0 ? index * 8 : Cpu.ZERO;
+    out.c = vsib ? index * 16 : index >= 0 ? index * 8 : Cpu.ZERO;
     out.d = scale | (segment << EA_SEGMENT_SHIFT) | ((addressSize >> 5) << EA_SIZE_SHIFT);
     out.imm = disp;
     return p;
@@ -435,6 +456,7 @@ export class Decoder {
         return;
       }
     }
+    if (out.form!.spec.vex?.vsib === true) return;
     const indexed = out.c !== Cpu.ZERO;
     if (long) {
       if (addressSize !== 64) return;

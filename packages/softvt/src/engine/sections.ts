@@ -1,7 +1,7 @@
 import { SkepError } from "@skep/vcpu";
 import * as layout from "../cpu/layout.ts";
 import { Slot } from "../cpu/slots.ts";
-import { EA_OVERFLOW, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT, UOP_FIELDS } from "../cpu/uop.ts";
+import { EA_OVERFLOW, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT, UOP_FIELDS, VVVV_SHIFT } from "../cpu/uop.ts";
 import { type DecodeTable, unpackTable } from "../isa/table.ts";
 
 /**
@@ -45,7 +45,7 @@ function readSection(module: WebAssembly.Module, name: string): string | undefin
 
 /** Of where everything lies in the arena, in a vCPU block and in a micro-op: 8 hexadecimal digits. */
 export function layoutFingerprint(): string {
-  const facts: unknown[] = [Slot, UOP_FIELDS, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT, EA_OVERFLOW];
+  const facts: unknown[] = [Slot, UOP_FIELDS, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT, EA_OVERFLOW, VVVV_SHIFT];
   // A namespace's names come sorted, whatever order a bundler put them in.
   for (const [name, value] of Object.entries(layout))
     if (typeof value !== "function") facts.push(name, value);

@@ -29,10 +29,14 @@ const supportedCpuid: CpuidTable = {
     }
     if (leaf === 0x8000_0008) out.eax = PHYSICAL_ADDRESS_BITS | (48 << 8);
     if (leaf === 0xd && subleaf === 0) {
-      // x87 and SSE: the legacy area and the header, 576 bytes.
-      out.eax = 3;
+      // x87 and SSE in the legacy area, the header, then AVX.
+      out.eax = 7;
+      out.ebx = 832;
+      out.ecx = 832;
+    }
+    if (leaf === 0xd && subleaf === 2) {
+      out.eax = 256;
       out.ebx = 576;
-      out.ecx = 576;
     }
     return out;
   },
@@ -64,7 +68,7 @@ function allowedBits(cpuid: CpuidTable): AllowedBits {
   return {
     // PCE needs no flag: RDPMC then faults for want of counters, or not.
     cr4: cr4.reduce((bits, [name, bit]) => (has(name) ? bits | bit : bits), 0x100n),
-    xcr0: has("xsave") ? 3n : 0n,
+    xcr0: has("xsave") ? (has("avx") ? 7n : 3n) : 0n,
     efer: (has("syscall") || has("lm") ? 1n : 0n) | (has("lm") ? 0x500n : 0n) | (has("nx") ? 0x800n : 0n),
   };
 }

@@ -29,6 +29,10 @@ export class CpuView {
   getNumber64(field: number): number {
     return this.getU32(field + 4) * 0x1_0000_0000 + this.getU32(field);
   }
+  /** `count` bytes from `field` on, in place. */
+  bytes(field: number, count: number): Uint8Array {
+    return new Uint8Array(this.#view.buffer, this.base + field, count);
+  }
   setF64(field: number, value: number): void {
     this.#view.setFloat64(this.base + field, value, true);
   }
@@ -69,6 +73,9 @@ const ACTIVITIES = ["active", "halted", "wait-for-sipi"] as const;
 /** #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM by vector (SDM Vol. 3A table 7-1). */
 const FAULTS = (1 << 0) | (7 << 5) | (0x1f << 10) | (3 << 16) | (1 << 19);
 const XMM_REGISTERS = 16;
+/** Number and size of the XSAVE component that the upper halves of YMM0 to YMM15 are (SDM Vol. 1 sec. 13.5.3). */
+const AVX_COMPONENT = "2";
+const AVX_BYTES = 256;
 const CR0_PE = 1n;
 const CR0_PG = 0x8000_0000n;
 
@@ -132,6 +139,7 @@ export function saveVcpu(cpu: CpuView, flags: number): VcpuStateV1 {
         (_, i) => cpu.get64(Cpu.XMM + 16 * i) | (cpu.get64(Cpu.XMM + 16 * i + 8) << 64n),
       ),
       xcr0: cpu.get64(Cpu.XCR0),
+      ...upperHalves(cpu),
     },
     activity: ACTIVITIES[cpu.get32(Cpu.ACTIVITY)] ?? "active",
     interruptibility: {
@@ -229,7 +237,8 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
   put64("fpu.fdp", Cpu.FDP, fpu.fdp);
   put32("fpu.mxcsr", Cpu.MXCSR, fpu.mxcsr, 0xffff);
   put64("fpu.xcr0", Cpu.XCR0, fpu.xcr0);
-  checkComponents(reader, fpu.components);
+  const upper = readUpperHalves(reader, fpu.components);
+  writes.push((cpu) => cpu.bytes(Cpu.YMM_HIGH, AVX_BYTES).set(upper));
   const registers = fpu.registers;
   if (!Array.isArray(registers) || registers.length !== 8)
     throw reader.error("fpu.registers", "an array of 8", registers);
@@ -278,16 +287,30 @@ export function prepareRestore(state: unknown): (cpu: CpuView) => { rflags: numb
   };
 }
 
-/** This engine has x87 and SSE: anything beyond in its initial state, which is all zeros, is no loss. */
-function checkComponents(reader: StateReader, components: unknown): void {
-  if (components === undefined) return;
+/** The YMM registers' upper halves as a state has them: left out where all are zero, which is their initial state. */
+function upperHalves(cpu: CpuView): { components?: Record<string, Uint8Array> } {
+  const bytes = cpu.bytes(Cpu.YMM_HIGH, AVX_BYTES).slice();
+  return bytes.some((byte) => byte !== 0) ? { components: { [AVX_COMPONENT]: bytes } } : {};
+}
+
+/**
+ * AVX's component of a state. This engine has none beyond: others in their initial state, which is all zeros, are no loss.
+ */
+function readUpperHalves(reader: StateReader, components: unknown): Uint8Array {
+  const none = new Uint8Array(AVX_BYTES);
+  if (components === undefined) return none;
   if (typeof components !== "object" || components === null)
     throw reader.error("fpu.components", "an object", components);
+  let found = none;
   for (const [number, bytes] of Object.entries(components)) {
-    const isInitial = bytes instanceof Uint8Array && bytes.every((byte) => byte === 0);
-    if (!isInitial)
-      throw reader.error(`fpu.components.${number}`, "no XSAVE component beyond x87 and SSE", bytes);
+    if (bytes instanceof Uint8Array && bytes.every((byte) => byte === 0)) continue;
+    const field = `fpu.components.${number}`;
+    if (number !== AVX_COMPONENT) throw reader.error(field, "no XSAVE component beyond AVX's", bytes);
+    if (!(bytes instanceof Uint8Array) || bytes.length !== AVX_BYTES)
+      throw reader.error(field, `${AVX_BYTES} bytes`, bytes);
+    found = bytes.slice();
   }
+  return found;
 }
 
 /** An event whose delivery the engine that saved had begun and not ended. */

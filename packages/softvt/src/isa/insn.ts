@@ -6,10 +6,13 @@ import {
   modifyMemory,
   readMemory,
   readMemory128,
+  readMemory256,
   writeMemory,
   writeMemory128,
+  writeMemory256,
 } from "../cpu/memory.ts";
 import { get32, get64, raise, set32, set64, Vector } from "../cpu/state.ts";
+import { VVVV_SHIFT } from "../cpu/uop.ts";
 import { Builder, type I32, type I64, type V128 } from "../ir/builder.ts";
 import type { LoadName, StoreName } from "../wasm/opcodes.ts";
 import { type Operand, sizeBits } from "./operand.ts";
@@ -22,6 +25,12 @@ const LOAD: Record<number, LoadName> = {
   64: "i64.load",
 };
 const STORE: Record<number, StoreName> = { 8: "i64.store8", 16: "i64.store16", 64: "i64.store" };
+
+/** From an XMM register to the upper half of its YMM register. */
+const UPPER = Cpu.YMM_HIGH - Cpu.XMM;
+
+/** Whether a vector in memory must be aligned: always, never, or unless the instruction has a VEX prefix. */
+export type Alignment = "always" | "never" | "legacy";
 
 /**
  * What an instruction's description is written against: a builder that knows the instruction's operands.
@@ -42,15 +51,34 @@ export class Insn extends Builder {
     return this.variant.opsize;
   }
 
-  #operand(index: number): Operand {
-    const operand = this.variant.spec.operands[index];
+  /** Whether it has a VEX prefix: then the rest of a vector register that it writes is cleared. */
+  get isVex(): boolean {
+    return this.variant.spec.vex !== undefined;
+  }
+
+  /** 128-bit parts of a vector: 2 where VEX.L is set. */
+  get halves(): 1 | 2 {
+    return this.variant.spec.vex?.l === 1 ? 2 : 1;
+  }
+
+  /**
+   * Operand `index` of the description, as a source or not: where three operands stand for two, the first has a source of
+   * its own between them.
+   */
+  #operand(index: number, isSource = false): Operand {
+    const { operands, vex } = this.variant.spec;
+    const operand = operands[vex?.threeOperand && (index > 0 || isSource) ? index + 1 : index];
     if (operand === undefined) throw new Error(`${this.variant.name}: no operand ${index}`);
     return operand;
   }
 
+  #width(operand: Operand): number {
+    return sizeBits(operand.size, this.opsize, this.halves === 2);
+  }
+
   /** Width of operand `index` in bits. */
   bits(index: number): number {
-    return sizeBits(this.#operand(index).size, this.opsize);
+    return this.#width(this.#operand(index));
   }
 
   /** Whether operand `index` is in memory in this form. */
@@ -162,10 +190,11 @@ export class Insn extends Builder {
       case "E":
         return this.variant.memory ? undefined : { address: this.#registerAt("b"), offset: Cpu.GPR };
       case "B":
-        return {
-          address: this.cpu.add(this.variant.memory ? this.field("imm2").and(0xff) : this.field("c")),
-          offset: Cpu.GPR,
-        };
+        return { address: this.cpu.add(this.#vvvv()), offset: Cpu.GPR };
+      case "H":
+        return { address: this.cpu.add(this.#vvvv()), offset: Cpu.XMM };
+      case "L":
+        return { address: this.cpu.add(this.immediateField().and(0xf0)), offset: Cpu.XMM };
       case "V":
         return { address: this.#registerAt("a"), offset: Cpu.XMM };
       case "W":
@@ -185,15 +214,22 @@ export class Insn extends Builder {
     }
   }
 
+  /** What field c holds of VEX.vvvv: memory forms have it behind their immediate. */
+  #vvvv(): I32 {
+    return this.variant.memory ? this.field("imm2").shrU(VVVV_SHIFT) : this.field("c");
+  }
+
   /** Field that holds the immediate: memory forms keep their displacement in `imm`. */
   immediateField(): I32 {
-    return this.field(this.variant.memory ? "imm2" : "imm");
+    if (!this.variant.memory) return this.field("imm");
+    const hasVvvv = this.variant.spec.operands.some(({ kind }) => kind === "B" || kind === "H");
+    return hasVvvv ? this.field("imm2").and((1 << VVVV_SHIFT) - 1) : this.field("imm2");
   }
 
   /** Reads operand `index`, zero-extended to 64 bits. */
   read(index: number): I64 {
-    const operand = this.#operand(index);
-    const bits = this.bits(index);
+    const operand = this.#operand(index, true);
+    const bits = this.#width(operand);
     const register = this.#register(operand);
     if (register !== undefined) return this.load(LOAD[bits]!, register.address, register.offset) as I64;
     switch (operand.kind) {
@@ -228,8 +264,20 @@ export class Insn extends Builder {
     const operand = this.#operand(index);
     const bits = this.bits(index);
     const register = this.#register(operand);
-    if (register !== undefined) this.#store(bits, register.address, value, register.offset);
+    if (register !== undefined && this.isVex && register.offset === Cpu.XMM)
+      this.#writeLane(index, bits, value);
+    else if (register !== undefined) this.#store(bits, register.address, value, register.offset);
     else writeMemory(this, bits, this.address(bits, true), value, this.#access());
+  }
+
+  /** A scalar into a vector register by VEX: what stands above comes from the first source, or stays. */
+  #writeLane(index: number, bits: number, value: I64): void {
+    const rest = this.readVector(index);
+    const whole =
+      bits === 64
+        ? this.op("i64x2.replace_lane", [rest, value], [0])
+        : this.op("i32x4.replace_lane", [rest, value.wrap()], [0]);
+    this.writeVector(index, whole);
   }
 
   /** Reads operand `index`, and writes what `change` makes of it; a memory operand's write is checked first. */
@@ -240,25 +288,51 @@ export class Insn extends Builder {
     } else this.write(index, this.let(change(this.read(index))));
   }
 
-  /** Reads 128 bits of an XMM register or memory; `aligned` memory must be 16-byte aligned (#GP). */
-  readVector(index: number, aligned = true): V128 {
-    const register = this.#register(this.#operand(index));
-    if (register !== undefined) return this.load("v128.load", register.address, register.offset);
-    const va = this.let(this.address(128));
-    if (aligned) this.faultIf(va.wrap().and(15), Vector.GP);
-    return readMemory128(this, va, this.#access());
+  /** Linear address of a vector in memory: #GP(0) where it is not aligned and has to be. */
+  #vectorAddress(bits: 128 | 256, alignment: Alignment, write = false): I64 {
+    const va = this.let(this.address(bits, write));
+    const isChecked = alignment === "always" || (alignment === "legacy" && !this.isVex);
+    if (isChecked) this.faultIf(va.wrap().and(bits / 8 - 1), Vector.GP);
+    return va;
   }
 
-  /** Writes 128 bits to an XMM register or memory. */
-  writeVector(index: number, value: V128, aligned = true): void {
+  /** Reads 128 bits of a vector register or memory. */
+  readVector(index: number, alignment: Alignment = "legacy"): V128 {
+    const register = this.#register(this.#operand(index, true));
+    if (register !== undefined) return this.load("v128.load", register.address, register.offset);
+    return readMemory128(this, this.#vectorAddress(128, alignment), this.#access());
+  }
+
+  /** Writes 128 bits to a vector register or memory. With VEX the rest of the register is cleared. */
+  writeVector(index: number, value: V128, alignment: Alignment = "legacy"): void {
     const register = this.#register(this.#operand(index));
-    if (register !== undefined) {
-      this.store("v128.store", register.address, value, register.offset);
+    if (register !== undefined) this.#storeVector(register, [value]);
+    else writeMemory128(this, this.#vectorAddress(128, alignment, true), value, this.#access());
+  }
+
+  #storeVector({ address, offset }: { address: I32; offset: number }, [low, high]: readonly V128[]): void {
+    this.store("v128.store", address, low!, offset);
+    if (this.isVex) this.store("v128.store", address, high ?? this.v128(0n), offset + UPPER);
+  }
+
+  /** Reads a whole vector, which VEX.L says the length of, as its 128-bit parts. */
+  readHalves(index: number, alignment: Alignment = "legacy"): readonly V128[] {
+    if (this.halves === 1) return [this.readVector(index, alignment)];
+    const register = this.#register(this.#operand(index, true));
+    if (register === undefined)
+      return readMemory256(this, this.#vectorAddress(256, alignment), this.#access());
+    const { address, offset } = register;
+    return [this.load("v128.load", address, offset), this.load("v128.load", address, offset + UPPER)];
+  }
+
+  writeHalves(index: number, values: readonly V128[], alignment: Alignment = "legacy"): void {
+    if (values.length === 1) {
+      this.writeVector(index, values[0]!, alignment);
       return;
     }
-    const va = this.let(this.address(128, true));
-    if (aligned) this.faultIf(va.wrap().and(15), Vector.GP);
-    writeMemory128(this, va, value, this.#access());
+    const register = this.#register(this.#operand(index));
+    if (register !== undefined) this.#storeVector(register, values);
+    else writeMemory256(this, this.#vectorAddress(256, alignment, true), values, this.#access());
   }
 
   /** Reads `bits` at linear address `va` with the current privilege; leaves on a fault. */

@@ -9,7 +9,8 @@
  * | M | memory only (`M` alone: its address) | ModRM.rm |
  * | G, V, P | general, XMM, MMX register | ModRM.reg |
  * | S, C, D | segment, control, debug register (read as its number) | ModRM.reg |
- * | B | general register | VEX.vvvv |
+ * | B, H | general, XMM register | VEX.vvvv |
+ * | L | XMM register | upper four bits of an immediate byte |
  * | Z | general register | low three opcode bits |
  * | I | immediate, sign-extended to the operand size | |
  * | J | branch displacement | |
@@ -17,7 +18,7 @@
  * | A | far pointer | |
  * | AL CL AX DX rAX 1 | themselves | |
  *
- * Sizes: b 8, w 16, d 32, q 64, x 128 bits; v 16, 32 or 64 by operand size; z as v but an immediate of 16 or
+ * Sizes: b 8, w 16, d 32, q 64, dq 128, qq 256 bits; x 128, or 256 by VEX.L; v 16, 32 or 64 by operand size; z as v but an immediate of 16 or
  * 32; y 32 or 64; p far pointer (16 + operand size).
  */
 export type OperandKind =
@@ -36,9 +37,11 @@ export type OperandKind =
   | "C"
   | "D"
   | "B"
+  | "H"
+  | "L"
   | "Z"
   | "fixed";
-export type SizeCode = "b" | "w" | "d" | "q" | "x" | "v" | "z" | "y" | "p" | "";
+export type SizeCode = "b" | "w" | "d" | "q" | "x" | "dq" | "qq" | "v" | "z" | "y" | "p" | "";
 
 export interface Operand {
   readonly kind: OperandKind;
@@ -65,6 +68,8 @@ const KINDS: Record<string, { kind: OperandKind; forms: Operand["forms"] }> = {
   C: { kind: "C", forms: "both" },
   D: { kind: "D", forms: "both" },
   B: { kind: "B", forms: "both" },
+  H: { kind: "H", forms: "both" },
+  L: { kind: "L", forms: "both" },
   Z: { kind: "Z", forms: "both" },
   I: { kind: "I", forms: "both" },
   J: { kind: "J", forms: "both" },
@@ -87,13 +92,14 @@ export function parseOperands(text: string): Operand[] {
         fixed: name as NonNullable<Operand["fixed"]>,
       };
     const kind = KINDS[name[0]!];
-    if (kind === undefined || !/^[bwdqxvzyp]?$/.test(name.slice(1))) throw new Error(`bad operand: ${item}`);
+    if (kind === undefined || !/^([bwdqxvzyp]|dq|qq)?$/.test(name.slice(1)))
+      throw new Error(`bad operand: ${item}`);
     return { ...kind, size: name.slice(1) as SizeCode, access };
   });
 }
 
-/** Operand width in bits at operand size `opsize`; 0 where it has none. */
-export function sizeBits(size: SizeCode, opsize: number): number {
+/** Operand width in bits at operand size `opsize`, `wide` by VEX.L; 0 where it has none. */
+export function sizeBits(size: SizeCode, opsize: number, wide = false): number {
   switch (size) {
     case "b":
       return 8;
@@ -104,7 +110,11 @@ export function sizeBits(size: SizeCode, opsize: number): number {
     case "q":
       return 64;
     case "x":
+      return wide ? 256 : 128;
+    case "dq":
       return 128;
+    case "qq":
+      return 256;
     case "v":
     case "z":
       return opsize;

@@ -7,6 +7,19 @@ import { type Operand, parseOperands } from "./operand.ts";
 export type OpcodeMap = 0 | 1 | 2 | 3;
 export type MandatoryPrefix = "" | "66" | "F2" | "F3";
 
+/** What an instruction with a VEX prefix wants of it (SDM Vol. 2A sec. 2.3). */
+export interface VexCoding {
+  /** VEX.L; `undefined` where it is ignored. */
+  readonly l?: 0 | 1;
+  /**
+   * The description is that of two operands, the first of which is both source and destination: here VEX.vvvv names the
+   * source. Where the destination is only partly written, the rest comes from there, too.
+   */
+  readonly threeOperand?: boolean;
+  /** Operands of memory have a vector register as index. */
+  readonly vsib?: boolean;
+}
+
 export interface InsnOptions {
   /**
    * Arithmetic flags: "set" overwrites all six without reading them; "partial" writes some, reads none that it
@@ -24,8 +37,7 @@ export interface InsnOptions {
   readonly sizes?: readonly (16 | 32 | 64)[];
   /** Nothing may be decoded behind it: it branches, or changes what decoding depends on. */
   readonly ends?: boolean;
-  /** A VEX-encoded instruction: L must be 0. */
-  readonly vex?: boolean;
+  readonly vex?: VexCoding;
   /** In 64-bit mode needs nothing; in real and virtual-8086 mode #UD. */
   readonly protectedOnly?: boolean;
   /** CPUID feature (for the README's list and the processor model). */

@@ -3,6 +3,7 @@ import { CR4, get32, get64, raise, set32, Vector } from "../cpu/state.ts";
 import { Env, Flag } from "../fpu/env.ts";
 import { fn, type I32 } from "../ir/builder.ts";
 import type { Insn } from "./insn.ts";
+import { type InsnOptions, insn, type VexCoding } from "./registry.ts";
 
 /** Faults with the vector that a field of the vCPU block holds, unless that is 0. */
 function faultIfOff(c: Insn, field: number): void {
@@ -19,6 +20,79 @@ function faultIfOff(c: Insn, field: number): void {
 
 /** The first thing every SSE instruction does: #UD where CR0.EM or CR4.OSFXSR forbid it, #NM by CR0.TS. */
 export const sseCheck = (c: Insn): void => faultIfOff(c, Cpu.SSE_OFF);
+
+/** The same of every AVX instruction: #UD where CR4.OSXSAVE or XCR0 forbid it, #NM by CR0.TS. */
+export const avxCheck = (c: Insn): void => faultIfOff(c, Cpu.AVX_OFF);
+
+/** The VEX-encoded forms of an SSE instruction. Their opcode and description are the same. */
+export interface VexForms {
+  /** Operands of VEX.128, where they are not those that `vexOperands` gives. */
+  readonly operands?: string;
+  /** A scalar instruction: VEX.L is ignored. */
+  readonly scalar?: boolean;
+  /** The CPUID feature of VEX.256, where there is that form. */
+  readonly wide?: "avx" | "avx2";
+  /** Operands of VEX.256, where they are not VEX.128's. */
+  readonly wideOperands?: string;
+}
+
+export interface VectorOptions extends InsnOptions {
+  /** `undefined`: VEX.128 alone; null: no VEX form. */
+  readonly vexForms?: VexForms | null;
+}
+
+/**
+ * Operands of a VEX form from those of SSE: a destination that is read, too, or of which a part stays, gets a source of
+ * its own; where that destination is in ModRM.rm, VEX.vvvv is the destination (shifts by immediate counts).
+ */
+function vexOperands(operands: string): string {
+  const [first = "", ...rest] = operands.split(",");
+  const [, kind, size] = /^([VU])(x|d|q)[+=]$/.exec(first) ?? [];
+  const isMerged = first.endsWith("+") || (kind === "V" && size !== "x");
+  if (kind === undefined || !isMerged) return operands;
+  const pair = kind === "V" ? [`V${size}=`, `H${size}`] : [`H${size}=`, `U${size}`];
+  return [...pair, ...rest].join(",");
+}
+
+/** A vector instruction with a VEX prefix. */
+export function avx(
+  name: string,
+  encoding: string,
+  operands: string,
+  options: InsnOptions & { readonly vex: VexCoding },
+  describe: (c: Insn) => void,
+): void {
+  // VEX.W stands for a size of 64 bits; there is none of 16.
+  const sizes = /y/.test(operands) ? ({ sizes: [32, 64] } as const) : {};
+  insn(name, encoding, operands, { ...sizes, ...options }, (c) => {
+    avxCheck(c);
+    describe(c);
+  });
+}
+
+/** An instruction on XMM registers, with its VEX forms. */
+export function sse(
+  name: string,
+  encoding: string,
+  operands: string,
+  { vexForms = {}, ...options }: VectorOptions,
+  describe: (c: Insn) => void,
+): void {
+  insn(name, encoding, operands, options, (c) => {
+    sseCheck(c);
+    describe(c);
+  });
+  if (vexForms === null) return;
+  const narrow = vexForms.operands ?? vexOperands(operands);
+  const define = (text: string, feature: string, l: VexCoding): void => {
+    const threeOperand = text.split(",").length > operands.split(",").length;
+    const vex = threeOperand ? { ...l, threeOperand } : l;
+    avx(`V${name}`, encoding, text, { ...options, feature, vex }, describe);
+  };
+  const isCrypto = options.feature === "aes" || options.feature === "pclmulqdq";
+  define(narrow, isCrypto ? options.feature! : "avx", vexForms.scalar ? {} : { l: 0 });
+  if (vexForms.wide !== undefined) define(vexForms.wideOperands ?? narrow, vexForms.wide, { l: 1 });
+}
 
 /** A pending unmasked x87 exception, which waiting x87 and MMX instructions raise where CR0.NE is set. */
 export function pendingX87(c: Insn): void {

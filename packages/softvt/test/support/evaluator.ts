@@ -94,7 +94,7 @@ export class EvaluatorCpu {
       [Cpu.CR3, BigInt(UserSpace.TABLES)],
       [Cpu.CR4, CR4],
       [Cpu.EFER, EFER],
-      [Cpu.XCR0, 3n],
+      [Cpu.XCR0, 7n],
       [Cpu.GDT_BASE, KERNEL + BigInt(UserSpace.GDT)],
       [Cpu.IDT_BASE, KERNEL + BigInt(UserSpace.IDT)],
       [Cpu.SEG_BASE + 8 * TR, KERNEL + BigInt(UserSpace.TSS)],
@@ -281,6 +281,7 @@ export class EvaluatorCpu {
       this.#set64(Cpu.XMM + 16 * i, BigInt.asUintN(64, fx.xmm(i)));
       this.#set64(Cpu.XMM + 16 * i + 8, fx.xmm(i) >> 64n);
     }
+    this.#arena.set(fx.upper, CPU + Cpu.YMM_HIGH);
     this.#set64(Cpu.SEG_BASE + 8 * 4, state.fsBase);
     this.#set64(Cpu.SEG_BASE + 8 * 5, state.gsBase);
     // ES CS SS DS FS GS as a Linux process has them.
@@ -301,7 +302,8 @@ export class EvaluatorCpu {
   }
 
   #result(test: Runnable, end: HostEnd, rip: bigint): EngineResult {
-    const fx = new FxImage(test.state.fx.bytes.slice());
+    const upper = this.#arena.slice(CPU + Cpu.YMM_HIGH, CPU + Cpu.YMM_HIGH + 256);
+    const fx = new FxImage(test.state.fx.bytes.slice(), upper);
     const top = this.#get32(Cpu.TOP);
     fx.fcw = this.#get32(Cpu.FCW);
     fx.fsw = this.#get32(Cpu.FSW) | (top << 11);

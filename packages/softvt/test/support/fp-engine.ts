@@ -84,12 +84,14 @@ export class FpEngine {
       cpu.setBigUint64(Cpu.XMM + 16 * i, BigInt.asUintN(64, fx.xmm(i)), true);
       cpu.setBigUint64(Cpu.XMM + 16 * i + 8, fx.xmm(i) >> 64n, true);
     }
+    this.module.bytes.set(fx.upper, CPU_ADDRESS + Cpu.YMM_HIGH);
+    cpu.setBigUint64(Cpu.XCR0, 7n, true);
     cpu.setUint32(Cpu.MXCSR, fx.mxcsr, true);
     cpu.setUint32(Cpu.RFLAGS, (state.rflags & ~0x8d5) | 2, true);
     cpu.setUint32(Cpu.FLAG_KIND, 0, true);
     cpu.setUint32(Cpu.FLAG_AUX, state.rflags & 0x8d5, true);
     cpu.setBigUint64(Cpu.CR0, BigInt(CR0.PE | CR0.MP | CR0.ET | CR0.NE | CR0.WP), true);
-    cpu.setBigUint64(Cpu.CR4, BigInt(CR4.PAE | CR4.OSFXSR | CR4.OSXMMEXCPT), true);
+    cpu.setBigUint64(Cpu.CR4, BigInt(CR4.PAE | CR4.OSFXSR | CR4.OSXMMEXCPT | CR4.OSXSAVE), true);
     cpu.setUint32(Cpu.EVENT, 0, true);
     cpu.setUint32(Cpu.MODE, Mode.CODE64 | Mode.FLAT, true);
     cpu.setBigUint64(Cpu.RIP_BASE, BigInt(CODE_START & ~0xfff), true);
@@ -173,6 +175,8 @@ export class FpEngine {
       const at = Cpu.XMM + 16 * i;
       fx.setXmm(i, (cpu.getBigUint64(at + 8, true) << 64n) | cpu.getBigUint64(at, true));
     }
+    const upper = CPU_ADDRESS + Cpu.YMM_HIGH;
+    fx.upper.set(this.module.bytes.subarray(upper, upper + fx.upper.length));
     fx.mxcsr = cpu.getUint32(Cpu.MXCSR, true);
     const rflags = this.module.call.arithmeticFlags!() | (cpu.getUint32(Cpu.RFLAGS, true) & ~2);
     return { gpr, rflags, fx };

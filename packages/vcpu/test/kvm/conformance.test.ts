@@ -1,3 +1,4 @@
+import { cpuidFeature } from "@skep/vcpu";
 import { createKvmEngine } from "@skep/vcpu/kvm";
 import { emulationLimit, kvmConformanceSkip } from "@skep/vcpu/kvm/testing";
 import { engineConformance } from "@skep/vcpu/testing";
@@ -5,7 +6,10 @@ import { describe, it } from "vitest";
 import { kvmHere } from "./host.ts";
 
 const { missing, context } = kvmHere;
-const skip = kvmConformanceSkip(context.isEmulating);
+const skip = kvmConformanceSkip(context.isEmulating, () => {
+  const { leaf, subleaf, register, bit } = cpuidFeature("avx");
+  return ((createKvmEngine().supportedCpuid.query(0, leaf, subleaf)[register] >>> bit) & 1) === 1;
+});
 
 engineConformance(
   "kvm",

@@ -113,7 +113,7 @@ insn("POPCNT", "F3 0F B8", "Gv=,Ev", { feature: "popcnt" }, (c) => {
   c.explicitFlags(x.eqz().mul(ZF));
 });
 
-const vex = { vex: true, feature: "bmi1" } as const;
+const vex = { vex: { l: 0 }, feature: "bmi1" } as const;
 /** Logic flags, with CF as given. */
 function bmiFlags(c: Insn, result: I64, carry: I32): void {
   c.mixedFlags(c.bits(0), result, carry);
@@ -152,7 +152,7 @@ insn("BEXTR", "NP 0F 38 F7", "Gy=,Ey,By", vex, (c) => {
   c.explicitFlags(result.eqz().mul(ZF));
 });
 
-const bmi2 = { vex: true, feature: "bmi2" } as const;
+const bmi2 = { vex: { l: 0 }, feature: "bmi2" } as const;
 insn("BZHI", "NP 0F 38 F5", "Gy=,Ey,By", bmi2, (c) => {
   const bits = c.bits(0);
   const x = c.read(1);

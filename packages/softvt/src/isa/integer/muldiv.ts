@@ -75,7 +75,7 @@ insn("IMUL", "0F AF", "Gv+,Ev", { flags: "set" }, (c) => imul(c, c.readSigned(0)
 insn("IMUL", "69", "Gv=,Ev,Iz", { flags: "set" }, (c) => imul(c, c.readSigned(1), c.readSigned(2)));
 insn("IMUL", "6B", "Gv=,Ev,Ib", { flags: "set" }, (c) => imul(c, c.readSigned(1), c.readSigned(2)));
 
-insn("MULX", "F2 0F 38 F6", "Gy=,By=,Ey", { vex: true, feature: "bmi2", flags: "none" }, (c) => {
+insn("MULX", "F2 0F 38 F6", "Gy=,By=,Ey", { vex: { l: 0 }, feature: "bmi2", flags: "none" }, (c) => {
   const bits = c.bits(0);
   const a = c.readGpr(Gpr.RDX, bits);
   const b = c.read(2);

@@ -301,12 +301,12 @@ for (const [name, prefix, shift] of [
   ["SHRX", "F2", (a: I64, n: I64) => a.shrU(n)],
   ["SARX", "F3", (a: I64, n: I64) => a.shrS(n)],
 ] as const)
-  insn(name, `${prefix} 0F 38 F7`, "Gy=,Ey,By", { vex: true, feature: "bmi2", flags: "none" }, (c) => {
+  insn(name, `${prefix} 0F 38 F7`, "Gy=,Ey,By", { vex: { l: 0 }, feature: "bmi2", flags: "none" }, (c) => {
     const bits = c.bits(0);
     const a = name === "SARX" ? c.readSigned(1) : c.read(1);
     c.write(0, shift(a, countOf(c, bits, c.read(2))));
   });
-insn("RORX", "F2 0F 3A F0", "Gy=,Ey,Ib", { vex: true, feature: "bmi2", flags: "none" }, (c) => {
+insn("RORX", "F2 0F 3A F0", "Gy=,Ey,Ib", { vex: { l: 0 }, feature: "bmi2", flags: "none" }, (c) => {
   const bits = c.bits(0);
   const count = countOf(c, bits, c.read(2));
   c.write(0, rotate(bits, c.read(1), c.i64(bits).sub(count)));

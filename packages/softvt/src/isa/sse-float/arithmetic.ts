@@ -4,9 +4,9 @@ import { ARITHMETIC, type Arithmetic } from "../../fpu/arithmetic.ts";
 import { type Builder, fn, type I32, type I64, type V128 } from "../../ir/builder.ts";
 import type { Fn } from "../../ir/ir.ts";
 import type { Insn } from "../insn.ts";
-import { insn } from "../registry.ts";
-import { beginSse, endSse, isPlain, sseCheck } from "../sse-common.ts";
+import { beginSse, endSse, isPlain, sse, type VexForms } from "../sse-common.ts";
 import {
+  anyOf,
   anyTrue,
   DOUBLE,
   extract,
@@ -22,6 +22,10 @@ import {
   SINGLE,
   storeScalar,
 } from "./native.ts";
+
+/** VEX forms of scalars, and of packed numbers. */
+export const SCALAR: VexForms = { scalar: true };
+export const WIDE: VexForms = { wide: "avx" };
 
 /**
  * Wraps a soft-float function of one or two scalars and env as an operation of its own, exceptions raised.
@@ -46,47 +50,63 @@ export const exactScalar = (
     },
   );
 
-/** The same on every lane of vectors. */
+/** A soft-float function on every lane of `count` vectors, under an environment: (vectors, env) → vector. */
 export const exactPacked = (name: string, lane: Lane, soft: Fn, count: number): Fn =>
-  fn(
-    name,
-    Array.from({ length: count }, () => "v128" as const),
-    "v128",
-    (f, ...args) => {
-      const env = beginSse(f);
-      let value: V128 = f.v128(0n);
-      for (let i = 0; i < lane.count; i++) {
-        const operands = args.map((arg) => extract(f, lane, arg as V128, i));
-        value = f.let(replace(f, lane, value, i, f.call<I64>(soft, ...operands, env)));
-      }
-      f.call(endSse);
-      f.return(value);
-    },
-  );
+  exactLanes(name, lane, count, (f, operands, env) => f.call<I64>(soft, ...operands, env));
+
+/** The same of what `describe` says of one lane, which may look at the lane's number. */
+export const exactLanes = (
+  name: string,
+  lane: Lane,
+  count: number,
+  describe: (f: Builder, operands: readonly I64[], env: I32, index: number) => I64,
+): Fn =>
+  fn(name, [...Array.from({ length: count }, () => "v128" as const), "i32"], "v128", (f, ...args) => {
+    const env = args[count] as I32;
+    const vectors = args.slice(0, count) as V128[];
+    let value: V128 = f.v128(0n);
+    for (let i = 0; i < lane.count; i++) {
+      const operands = vectors.map((vector) => extract(f, lane, vector, i));
+      value = f.let(replace(f, lane, value, i, describe(f, operands, env, i)));
+    }
+    f.return(value);
+  });
 
 /**
- * Native result or exact function: `fast` where nothing but PE can have come up. Both sides leave the result in
- * the variable.
+ * Native result or exact function, which raises its exceptions itself: `fast` where nothing but PE can have come up.
  */
-export function choose<T extends "i64" | "v128">(
+export function choose(c: Insn, fast: I32, quick: I64, exact: () => I64): I64 {
+  const result = c.variable("i64", quick);
+  c.unlikely(fast.eqz(), () => {
+    result.set(exact());
+    c.leaveOnEvent();
+  });
+  return result.get();
+}
+
+/** The exact way of a whole vector: exceptions of all its parts are one instruction's. */
+export function exactHalves(c: Insn, count: number, exact: (half: number, env: I32) => V128): V128[] {
+  const env = c.let(beginSse(c));
+  const parts = Array.from({ length: count }, (_, half) => exact(half, env));
+  c.call(endSse);
+  c.leaveOnEvent();
+  return parts;
+}
+
+/** `choose` for vectors: the exact way is taken for all parts where it must be for one. */
+export function chooseHalves(
   c: Insn,
-  type: T,
   fast: I32,
-  quick: T extends "i64" ? I64 : V128,
-  exact: () => T extends "i64" ? I64 : V128,
-): T extends "i64" ? I64 : V128 {
-  type Result = T extends "i64" ? I64 : V128;
-  const result = c.variable(type, quick as never);
-  c.if(
-    fast.eqz(),
-    () => {
-      result.set(exact() as never);
-      c.leaveOnEvent();
-    },
-    undefined,
-    false,
-  );
-  return result.get() as unknown as Result;
+  quick: readonly V128[],
+  exact: (half: number, env: I32) => V128,
+): V128[] {
+  const results = quick.map((value) => c.variable("v128", value));
+  c.unlikely(fast.eqz(), () => {
+    exactHalves(c, quick.length, exact).forEach((value, half) => {
+      results[half]!.set(value);
+    });
+  });
+  return results.map((result) => result.get());
 }
 
 /**
@@ -145,11 +165,9 @@ function isQuiet(lane: Lane, operation: Operation, a: I64, b: I64, result: I64):
   return good.and(notDenormal(lane, a)).and(notDenormal(lane, b));
 }
 
-function packedFast(f: Builder, lane: Lane, operation: Operation, a: V128, b: V128, result: V128): I32 {
-  const unsafe = packedUnsafe(f, lane, result, operation.underflows);
-  const bad = anyTrue(f, f.op("v128.or", [unsafe, packedBad(f, lane, [a, b])]));
-  return isPlain(get32(f, Cpu.MXCSR)).and(bad.eqz());
-}
+/** Whether vectors may be worked on natively: `bad` has a bit where a part must not. */
+export const packedFast = (f: Builder, bad: readonly V128[]): I32 =>
+  isPlain(get32(f, Cpu.MXCSR)).and(anyTrue(f, anyOf(f, bad)).eqz());
 
 for (const [lane, scalarPrefix, packedPrefix, feature] of [
   [SINGLE, "F3", "NP", "sse"],
@@ -163,13 +181,12 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
       returnIfExact(f, lane, operation, a!, b!),
     );
     const packed = exactPacked(`${operation.name}P${suffix}_exact`, lane, soft[operation.soft], 2);
-    insn(
+    sse(
       `${operation.name}S${suffix}`,
       `${scalarPrefix} 0F ${operation.opcode}`,
       `V${size}+,W${size}`,
-      { feature },
+      { feature, vexForms: SCALAR },
       (c) => {
-        sseCheck(c);
         const a = c.read(0);
         const b = c.read(1);
         const quick = c.let(native(c, lane, operation.native, a, b));
@@ -177,33 +194,35 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
         storeScalar(
           c,
           lane,
-          choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a, b)),
+          choose(c, fast, quick, () => c.call<I64>(scalar, a, b)),
         );
       },
     );
-    insn(
+    sse(
       `${operation.name}P${suffix}`,
       `${packedPrefix} 0F ${operation.opcode}`,
       "Vx+,Wx",
-      { feature },
+      { feature, vexForms: WIDE },
       (c) => {
-        sseCheck(c);
-        const b = c.readVector(1);
-        const a = c.readVector(0);
-        const quick = c.let(c.op(`${lane.shape}.${operation.native}`, [a, b]));
-        const fast = packedFast(c, lane, operation, a, b, quick);
-        c.writeVector(
-          0,
-          choose(c, "v128", fast, quick, () => c.call<V128>(packed, a, b)),
+        const b = c.readHalves(1);
+        const a = c.readHalves(0);
+        const quick = a.map((x, half) => c.let(c.op(`${lane.shape}.${operation.native}`, [x, b[half]!])));
+        const bad = quick.map((result, half) =>
+          c.op("v128.or", [
+            packedUnsafe(c, lane, result, operation.underflows),
+            packedBad(c, lane, [a[half]!, b[half]!]),
+          ]),
         );
+        const exact = (half: number, env: I32): V128 => c.call<V128>(packed, a[half]!, b[half]!, env);
+        c.writeHalves(0, chooseHalves(c, packedFast(c, bad), quick, exact));
       },
     );
   }
 
   const scalar = exactScalar(`SQRTS${suffix}_exact`, soft.sqrt, 1);
   const packed = exactPacked(`SQRTP${suffix}_exact`, lane, soft.sqrt, 1);
-  insn(`SQRTS${suffix}`, `${scalarPrefix} 0F 51`, `V${size}=,W${size}`, { feature }, (c) => {
-    sseCheck(c);
+  const operands = `V${size}=,W${size}`;
+  sse(`SQRTS${suffix}`, `${scalarPrefix} 0F 51`, operands, { feature, vexForms: SCALAR }, (c) => {
     const a = c.read(1);
     const quick = c.let(native(c, lane, "sqrt", a));
     // A normal root means an operand that is neither negative nor special; denormal ones have normal roots.
@@ -211,19 +230,16 @@ for (const [lane, scalarPrefix, packedPrefix, feature] of [
     storeScalar(
       c,
       lane,
-      choose(c, "i64", fast, quick, () => c.call<I64>(scalar, a)),
+      choose(c, fast, quick, () => c.call<I64>(scalar, a)),
     );
   });
-  insn(`SQRTP${suffix}`, `${packedPrefix} 0F 51`, "Vx=,Wx", { feature }, (c) => {
-    sseCheck(c);
-    const a = c.readVector(1);
-    const quick = c.let(c.op(`${lane.shape}.sqrt`, [a]));
-    const unsafe = packedUnsafe(c, lane, quick, true);
-    const bad = anyTrue(c, c.op("v128.or", [unsafe, packedBad(c, lane, [a])]));
-    const fast = isPlain(get32(c, Cpu.MXCSR)).and(bad.eqz());
-    c.writeVector(
-      0,
-      choose(c, "v128", fast, quick, () => c.call<V128>(packed, a)),
+  sse(`SQRTP${suffix}`, `${packedPrefix} 0F 51`, "Vx=,Wx", { feature, vexForms: WIDE }, (c) => {
+    const a = c.readHalves(1);
+    const quick = a.map((x) => c.let(c.op(`${lane.shape}.sqrt`, [x])));
+    const bad = quick.map((result, half) =>
+      c.op("v128.or", [packedUnsafe(c, lane, result, true), packedBad(c, lane, [a[half]!])]),
     );
+    const exact = (half: number, env: I32): V128 => c.call<V128>(packed, a[half]!, env);
+    c.writeHalves(0, chooseHalves(c, packedFast(c, bad), quick, exact));
   });
 }

@@ -1,19 +1,14 @@
 import { Cpu } from "../../cpu/layout.ts";
 import { get32, set32, Vector } from "../../cpu/state.ts";
-import { insn } from "../registry.ts";
-import { sseCheck } from "../sse-common.ts";
+import { sse } from "../sse-common.ts";
 
 /** MXCSR's bits; the others are reserved (SDM Vol. 1 sec. 10.2.3). FXSAVE reports this as MXCSR_MASK. */
 export const MXCSR_MASK = 0xffff;
 
-insn("LDMXCSR", "NP 0F AE /2", "Md", { feature: "sse" }, (c) => {
-  sseCheck(c);
+sse("LDMXCSR", "NP 0F AE /2", "Md", { feature: "sse" }, (c) => {
   const value = c.let(c.read(0).wrap());
   c.faultIf(value.and(~MXCSR_MASK), Vector.GP);
   set32(c, Cpu.MXCSR, value);
 });
 
-insn("STMXCSR", "NP 0F AE /3", "Md=", { feature: "sse" }, (c) => {
-  sseCheck(c);
-  c.write(0, get32(c, Cpu.MXCSR).u64());
-});
+sse("STMXCSR", "NP 0F AE /3", "Md=", { feature: "sse" }, (c) => c.write(0, get32(c, Cpu.MXCSR).u64()));

@@ -6,9 +6,10 @@ import { type Builder, fn, type I32, type I64, type V128 } from "../../ir/builde
 import type { Fn } from "../../ir/ir.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
-import { beginSse, endSse, enterMmx, isPlain, pendingX87, sseCheck } from "../sse-common.ts";
-import { choose, exactScalar } from "./arithmetic.ts";
+import { beginSse, endSse, enterMmx, isPlain, pendingX87, sse, sseCheck } from "../sse-common.ts";
+import { choose, chooseHalves, exactHalves, exactScalar, packedFast, SCALAR, WIDE } from "./arithmetic.ts";
 import {
+  anyOf,
   anyTrue,
   DOUBLE,
   extract,
@@ -51,7 +52,7 @@ function toInteger(c: Insn, lane: Lane, exact: Fn, x: I64, bits: 32 | 64, trunca
   const isExact = c.op<I32>(`${lane.name}.eq`, [back, value]);
   const ordered = c.op<I32>(`${lane.name}.eq`, [value, value]);
   const fast = inRange.and(isExact.or(plain(c).and(ordered)));
-  return choose(c, "i64", fast, quick, () => c.call<I64>(exact, x, c.i32(bits), c.i32(truncate ? 1 : 0)));
+  return choose(c, fast, quick, () => c.call<I64>(exact, x, c.i32(bits), c.i32(truncate ? 1 : 0)));
 }
 
 for (const [lane, prefix, feature] of [
@@ -65,20 +66,17 @@ for (const [lane, prefix, feature] of [
     ["CVT", "2D", false],
     ["CVTT", "2C", true],
   ] as const)
-    insn(
+    sse(
       `${name}${suffix}2SI`,
       `${prefix} 0F ${opcode}`,
       `Gy=,W${size}`,
-      { feature, sizes: [32, 64], flags: "none" },
-      (c) => {
-        sseCheck(c);
-        c.write(0, toInteger(c, lane, exact, c.read(1), c.bits(0) as 32 | 64, truncate));
-      },
+      { feature, sizes: [32, 64], flags: "none", vexForms: SCALAR },
+      (c) => c.write(0, toInteger(c, lane, exact, c.read(1), c.bits(0) as 32 | 64, truncate)),
     );
 
   const from = exactScalar(`fromInteger_${lane.name}_exact`, CONVERT[lane.name].fromInteger, 1);
-  insn(`CVTSI2${suffix}`, `${prefix} 0F 2A`, `V${size}=,Ey`, { feature, sizes: [32, 64] }, (c) => {
-    sseCheck(c);
+  const options = { feature, sizes: [32, 64], vexForms: SCALAR } as const;
+  sse(`CVTSI2${suffix}`, `${prefix} 0F 2A`, `V${size}=,Ey`, options, (c) => {
     const value = c.readSigned(1);
     const number = c.op(`${lane.name}.convert_i64_s`, [value]);
     const bits =
@@ -94,7 +92,7 @@ for (const [lane, prefix, feature] of [
       storeScalar(
         c,
         lane,
-        choose(c, "i64", plain(c).or(small), bits, () => c.call<I64>(from, value)),
+        choose(c, plain(c).or(small), bits, () => c.call<I64>(from, value)),
       );
     }
   });
@@ -103,19 +101,17 @@ for (const [lane, prefix, feature] of [
 const narrow = exactScalar("CVTSD2SS_exact", CONVERT.f64.to.f32!, 1);
 const widen = exactScalar("CVTSS2SD_exact", CONVERT.f32.to.f64!, 1);
 
-insn("CVTSS2SD", "F3 0F 5A", "Vq=,Wd", { feature: "sse2" }, (c) => {
-  sseCheck(c);
+sse("CVTSS2SD", "F3 0F 5A", "Vq=,Wd", { feature: "sse2", vexForms: SCALAR }, (c) => {
   const x = c.read(1);
   const quick = c.op<I64>("i64.reinterpret_f64", [c.op("f64.promote_f32", [asFloat(c, SINGLE, x)])]);
   storeScalar(
     c,
     DOUBLE,
-    choose(c, "i64", isOrdinary(SINGLE, x), quick, () => c.call<I64>(widen, x)),
+    choose(c, isOrdinary(SINGLE, x), quick, () => c.call<I64>(widen, x)),
   );
 });
 
-insn("CVTSD2SS", "F2 0F 5A", "Vd=,Wq", { feature: "sse2" }, (c) => {
-  sseCheck(c);
+sse("CVTSD2SS", "F2 0F 5A", "Vd=,Wq", { feature: "sse2", vexForms: SCALAR }, (c) => {
   const x = c.read(1);
   const number = c.op("f32.demote_f64", [asFloat(c, DOUBLE, x)]);
   const quick = c.let(c.op<I32>("i32.reinterpret_f32", [number]).u64());
@@ -123,20 +119,19 @@ insn("CVTSD2SS", "F2 0F 5A", "Vd=,Wq", { feature: "sse2" }, (c) => {
   storeScalar(
     c,
     SINGLE,
-    choose(c, "i64", fast, quick, () => c.call<I64>(narrow, x)),
+    choose(c, fast, quick, () => c.call<I64>(narrow, x)),
   );
 });
 
-/** A packed conversion lane by lane: (vector) → vector, lanes not converted to are zero. */
-function exactLanes(
+/** A packed conversion lane by lane: (vector, env) → vector, lanes not converted to are zero. */
+function convertLanes(
   name: string,
   from: Lane | "i32",
   to: Lane | "i32",
   count: number,
   convert: (f: Builder, x: I64, env: I32) => I64,
 ): Fn {
-  return fn(name, ["v128"], "v128", (f, v) => {
-    const env = beginSse(f);
+  return fn(name, ["v128", "i32"], "v128", (f, v, env) => {
     let result: V128 = f.v128(0n);
     for (let i = 0; i < count; i++) {
       const x = from === "i32" ? f.op<I32>("i32x4.extract_lane", [v], [i]).s64() : extract(f, from, v, i);
@@ -146,19 +141,18 @@ function exactLanes(
           ? f.op("i64x2.replace_lane", [result, value], [i])
           : f.op("i32x4.replace_lane", [result, value.wrap()], [i]);
     }
-    f.call(endSse);
     f.return(result);
   });
 }
 
-const toSingles = exactLanes("CVTPD2PS_exact", DOUBLE, SINGLE, 2, (f, x, env) =>
+const toSingles = convertLanes("CVTPD2PS_exact", DOUBLE, SINGLE, 2, (f, x, env) =>
   f.call<I64>(CONVERT.f64.to.f32!, x, env),
 );
-const toDoubles = exactLanes("CVTPS2PD_exact", SINGLE, DOUBLE, 2, (f, x, env) =>
+const toDoubles = convertLanes("CVTPS2PD_exact", SINGLE, DOUBLE, 2, (f, x, env) =>
   f.call<I64>(CONVERT.f32.to.f64!, x, env),
 );
 const integersToSingles = (count: number): Fn =>
-  exactLanes(`CVTDQ2PS${count}_exact`, "i32", SINGLE, count, (f, x, env) =>
+  convertLanes(`CVTDQ2PS${count}_exact`, "i32", SINGLE, count, (f, x, env) =>
     f.call<I64>(CONVERT.f32.fromInteger, x, env),
   );
 const integerConversions = new Map<string, Fn>();
@@ -166,7 +160,7 @@ function toIntegers(lane: Lane, count: number, truncate: boolean): Fn {
   const name = `${lane.name}${count}ToIntegers${truncate ? "T" : ""}_exact`;
   let made = integerConversions.get(name);
   if (made === undefined) {
-    made = exactLanes(name, lane, "i32", count, (f, x, env) => {
+    made = convertLanes(name, lane, "i32", count, (f, x, env) => {
       const mode = truncate ? withRounding(env, f.i32(Rounding.ZERO)) : env;
       return f.call<I64>(CONVERT[lane.name].toInteger, x, f.i32(32), mode);
     });
@@ -178,48 +172,62 @@ function toIntegers(lane: Lane, count: number, truncate: boolean): Fn {
 /** The low 64 bits of a register or memory as a vector with zero above. */
 const low64 = (c: Insn, index: number): V128 => c.op("i64x2.replace_lane", [c.v128(0n), c.read(index)], [0]);
 
-insn("CVTPS2PD", "NP 0F 5A", "Vx=,Wq", { feature: "sse2" }, (c) => {
-  sseCheck(c);
-  const v = low64(c, 1);
-  const quick = c.op("f64x2.promote_low_f32x4", [v]);
-  const bad = c.op("v128.or", [c.op("f32x4.ne", [v, v]), packedBad(c, SINGLE, [v])]);
-  c.writeVector(
-    0,
-    choose(c, "v128", anyTrue(c, bad).eqz(), quick, () => c.call<V128>(toDoubles, v)),
+/** What each half of the destination is made from: 64 bits, the rest of the vector zero. */
+function narrowSources(c: Insn): V128[] {
+  if (c.halves === 1) return [low64(c, 1)];
+  const all = c.readVector(1);
+  return [all, c.op("i8x16.shuffle", [all, all], [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7])].map(
+    (v) => c.op("i64x2.replace_lane", [v, c.i64(0)], [1]),
   );
+}
+
+/** Writes what has 64 bits for each half of the source: one vector, whatever their number. */
+function writeNarrowed(c: Insn, [low, high]: readonly V128[]): void {
+  const whole =
+    high === undefined
+      ? low!
+      : c.op("i64x2.replace_lane", [low!, c.op<I64>("i64x2.extract_lane", [high], [0])], [1]);
+  c.writeVector(0, whole);
+}
+
+const FROM_HALF = { wide: "avx", wideOperands: "Vx=,Wdq" } as const;
+const TO_HALF = { wide: "avx", wideOperands: "Vdq=,Wx" } as const;
+
+sse("CVTPS2PD", "NP 0F 5A", "Vx=,Wq", { feature: "sse2", vexForms: FROM_HALF }, (c) => {
+  const sources = narrowSources(c).map((v) => c.let(v));
+  const quick = sources.map((v) => c.op("f64x2.promote_low_f32x4", [v]));
+  const bad = sources.flatMap((v) => [c.op("f32x4.ne", [v, v]), packedBad(c, SINGLE, [v])]);
+  const exact = (half: number, env: I32): V128 => c.call<V128>(toDoubles, sources[half]!, env);
+  c.writeHalves(0, chooseHalves(c, anyTrue(c, anyOf(c, bad)).eqz(), quick, exact));
 });
 
-insn("CVTPD2PS", "66 0F 5A", "Vx=,Wx", { feature: "sse2" }, (c) => {
-  sseCheck(c);
-  const v = c.readVector(1);
-  const quick = c.let(c.op("f32x4.demote_f64x2_zero", [v]));
-  const fast = [0, 1]
-    .map((i) => isSafeResult(SINGLE, extract(c, SINGLE, quick, i)))
+sse("CVTPD2PS", "66 0F 5A", "Vx=,Wx", { feature: "sse2", vexForms: TO_HALF }, (c) => {
+  const sources = c.readHalves(1);
+  const quick = sources.map((v) => c.let(c.op("f32x4.demote_f64x2_zero", [v])));
+  const fast = quick
+    .flatMap((v) => [0, 1].map((i) => isSafeResult(SINGLE, extract(c, SINGLE, v, i))))
     .reduce((a, b) => a.and(b));
-  c.writeVector(
-    0,
-    choose(c, "v128", plain(c).and(fast), quick, () => c.call<V128>(toSingles, v)),
-  );
+  const exact = (half: number, env: I32): V128 => c.call<V128>(toSingles, sources[half]!, env);
+  writeNarrowed(c, chooseHalves(c, plain(c).and(fast), quick, exact));
 });
 
-insn("CVTDQ2PD", "F3 0F E6", "Vx=,Wq", { feature: "sse2" }, (c) => {
-  sseCheck(c);
-  c.writeVector(0, c.op("f64x2.convert_low_i32x4_s", [low64(c, 1)]));
-});
+sse("CVTDQ2PD", "F3 0F E6", "Vx=,Wq", { feature: "sse2", vexForms: FROM_HALF }, (c) =>
+  c.writeHalves(
+    0,
+    narrowSources(c).map((v) => c.op("f64x2.convert_low_i32x4_s", [v])),
+  ),
+);
 
 const dq2ps = integersToSingles(4);
-insn("CVTDQ2PS", "NP 0F 5B", "Vx=,Wx", { feature: "sse2" }, (c) => {
-  sseCheck(c);
-  const v = c.readVector(1);
-  const quick = c.op("f32x4.convert_i32x4_s", [v]);
-  c.writeVector(
-    0,
-    choose(c, "v128", plain(c), quick, () => c.call<V128>(dq2ps, v)),
-  );
+sse("CVTDQ2PS", "NP 0F 5B", "Vx=,Wx", { feature: "sse2", vexForms: WIDE }, (c) => {
+  const sources = c.readHalves(1);
+  const quick = sources.map((v) => c.op("f32x4.convert_i32x4_s", [v]));
+  const exact = (half: number, env: I32): V128 => c.call<V128>(dq2ps, sources[half]!, env);
+  c.writeHalves(0, chooseHalves(c, plain(c), quick, exact));
 });
 
-/** Packed conversion to 32-bit integers: native where every lane fits. */
-function packedToIntegers(c: Insn, lane: Lane, v: V128, exact: Fn, truncate: boolean): V128 {
+/** Lanes that do not fit in 32-bit integers, or might not once they are rounded. */
+function tooGreat(c: Insn, lane: Lane, v: V128): V128 {
   const wide = lane.bits === 64;
   const limit = (sign: 1 | -1): V128 => {
     // 2^31 - 1, and the greatest single below 2^31: no rounding carries them further.
@@ -236,17 +244,28 @@ function packedToIntegers(c: Insn, lane: Lane, v: V128, exact: Fn, truncate: boo
     c.op(`${lane.shape}.le`, [v, limit(1)]),
     c.op(`${lane.shape}.ge`, [v, limit(-1)]),
   ]);
-  const fits = anyTrue(c, c.op("v128.not", [within])).eqz();
-  let whole = v;
-  if (!truncate) {
-    for (let i = 0; i < lane.count; i++) {
-      const name = lane.name;
-      const x = c.op(`${lane.shape}.extract_lane`, [v], [i]);
-      whole = c.op(`${lane.shape}.replace_lane`, [whole, c.op(`${name}.nearest`, [x])], [i]);
-    }
-  }
-  const quick = c.op(wide ? "i32x4.trunc_sat_f64x2_s_zero" : "i32x4.trunc_sat_f32x4_s", [whole]);
-  return choose(c, "v128", plain(c).and(fits), quick, () => c.call<V128>(exact, v));
+  return c.op("v128.not", [within]);
+}
+
+/** Packed conversion to 32-bit integers: native where every lane fits. */
+function packedToIntegers(
+  c: Insn,
+  lane: Lane,
+  sources: readonly V128[],
+  exact: Fn,
+  truncate: boolean,
+): V128[] {
+  const bad = sources.map((v) => tooGreat(c, lane, v));
+  const quick = sources.map((v) => {
+    let whole = v;
+    if (!truncate)
+      for (let i = 0; i < lane.count; i++) {
+        const x = c.op(`${lane.shape}.extract_lane`, [v], [i]);
+        whole = c.op(`${lane.shape}.replace_lane`, [whole, c.op(`${lane.name}.nearest`, [x])], [i]);
+      }
+    return c.op(lane.bits === 64 ? "i32x4.trunc_sat_f64x2_s_zero" : "i32x4.trunc_sat_f32x4_s", [whole]);
+  });
+  return chooseHalves(c, packedFast(c, bad), quick, (half, env) => c.call<V128>(exact, sources[half]!, env));
 }
 
 for (const [name, encoding, lane, truncate] of [
@@ -256,9 +275,11 @@ for (const [name, encoding, lane, truncate] of [
   ["CVTTPD2DQ", "66 0F E6", DOUBLE, true],
 ] as const) {
   const exact = toIntegers(lane, lane.count, truncate);
-  insn(name, encoding, "Vx=,Wx", { feature: "sse2" }, (c) => {
-    sseCheck(c);
-    c.writeVector(0, packedToIntegers(c, lane, c.readVector(1), exact, truncate));
+  const vexForms = lane === SINGLE ? WIDE : TO_HALF;
+  sse(name, encoding, "Vx=,Wx", { feature: "sse2", vexForms }, (c) => {
+    const values = packedToIntegers(c, lane, c.readHalves(1), exact, truncate);
+    if (lane === SINGLE) c.writeHalves(0, values);
+    else writeNarrowed(c, values);
   });
 }
 
@@ -287,9 +308,8 @@ const pi2ps = integersToSingles(2);
 insn("CVTPI2PS", "NP 0F 2A", "Vq=,Qq", { feature: "sse" }, (c) => {
   sseCheck(c);
   const v = mmxSource(c);
-  const value = c.call<V128>(pi2ps, v);
-  c.leaveOnEvent();
-  c.write(0, extract(c, DOUBLE, value, 0));
+  const [value] = exactHalves(c, 1, (_, env) => c.call<V128>(pi2ps, v, env));
+  c.write(0, extract(c, DOUBLE, value!, 0));
 });
 
 insn("CVTPI2PD", "66 0F 2A", "Vx=,Qq", { feature: "sse2" }, (c) => {
@@ -312,8 +332,7 @@ for (const [name, encoding, lane, truncate] of [
     const v = lane === SINGLE ? low64(c, 1) : c.readVector(1);
     // The x87 state changes even where #XM follows.
     enterMmx(c);
-    const value = c.call<V128>(exact, v);
-    c.leaveOnEvent();
-    writeMmx(c, extract(c, DOUBLE, value, 0));
+    const [value] = exactHalves(c, 1, (_, env) => c.call<V128>(exact, v, env));
+    writeMmx(c, extract(c, DOUBLE, value!, 0));
   });
 }

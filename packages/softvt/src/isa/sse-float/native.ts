@@ -108,6 +108,10 @@ export function packedUnsafe(f: Builder, lane: Lane, x: V128, above: boolean): V
   return f.op("v128.not", [f.op("v128.and", [finite, normal])]);
 }
 
+/** All of a vector's parts as one, for what holds anywhere in it. */
+export const anyOf = (f: Builder, parts: readonly V128[]): V128 =>
+  parts.reduce((x, y) => f.op("v128.or", [x, y]));
+
 export const anyTrue = (f: Builder, x: V128): I32 => f.op<I32>("v128.any_true", [x]);
 
 /** Lane `index` of a vector as bits. */
@@ -119,7 +123,11 @@ export const extract = (f: Builder, lane: Lane, v: V128, index: number): I64 =>
 export const replace = (f: Builder, lane: Lane, v: V128, index: number, value: I64): V128 =>
   f.op(`${lane.integers}.replace_lane`, [v, lane.bits === 64 ? value : value.wrap()], [index]);
 
-/** Stores a scalar result into the lowest lane of the register that ModRM.reg names; the rest stays. */
+/**
+ * Stores a scalar result into the lowest lane of the register that ModRM.reg names. The rest stays; with VEX it comes from
+ * the first source, and the upper half is cleared.
+ */
 export function storeScalar(c: Insn, lane: Lane, value: I64): void {
-  c.store(lane.bits === 64 ? "i64.store" : "i64.store32", c.cpu.add(c.field("a")), value, Cpu.XMM);
+  if (c.isVex) c.writeVector(0, replace(c, lane, c.readVector(0), 0, value));
+  else c.store(lane.bits === 64 ? "i64.store" : "i64.store32", c.cpu.add(c.field("a")), value, Cpu.XMM);
 }

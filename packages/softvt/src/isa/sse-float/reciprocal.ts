@@ -1,7 +1,7 @@
 import { type Builder, fn, type I32, type I64, type V128 } from "../../ir/builder.ts";
 import type { Fn } from "../../ir/ir.ts";
-import { insn } from "../registry.ts";
-import { sseCheck } from "../sse-common.ts";
+import { sse } from "../sse-common.ts";
+import { SCALAR, WIDE } from "./arithmetic.ts";
 import { extract, native, replace, SINGLE, storeScalar } from "./native.ts";
 
 /*
@@ -38,16 +38,16 @@ for (const [name, opcode, soft] of [
   ["RCP", "53", describe("rcp", false)],
   ["RSQRT", "52", describe("rsqrt", true)],
 ] as const) {
-  insn(`${name}SS`, `F3 0F ${opcode}`, "Vd=,Wd", { feature: "sse" }, (c) => {
-    sseCheck(c);
-    storeScalar(c, SINGLE, c.call<I64>(soft, c.read(1)));
-  });
-  insn(`${name}PS`, `NP 0F ${opcode}`, "Vx=,Wx", { feature: "sse" }, (c) => {
-    sseCheck(c);
-    const source = c.readVector(1);
-    let result: V128 = c.v128(0n);
-    for (let i = 0; i < 4; i++)
-      result = replace(c, SINGLE, result, i, c.call<I64>(soft, extract(c, SINGLE, source, i)));
-    c.writeVector(0, result);
+  sse(`${name}SS`, `F3 0F ${opcode}`, "Vd=,Wd", { feature: "sse", vexForms: SCALAR }, (c) =>
+    storeScalar(c, SINGLE, c.call<I64>(soft, c.read(1))),
+  );
+  sse(`${name}PS`, `NP 0F ${opcode}`, "Vx=,Wx", { feature: "sse", vexForms: WIDE }, (c) => {
+    const part = (source: V128): V128 => {
+      let result: V128 = c.v128(0n);
+      for (let i = 0; i < 4; i++)
+        result = replace(c, SINGLE, result, i, c.call<I64>(soft, extract(c, SINGLE, source, i)));
+      return result;
+    };
+    c.writeHalves(0, c.readHalves(1).map(part));
   });
 }

@@ -5,9 +5,8 @@ import { Flag, roundingOf, withRounding } from "../../fpu/env.ts";
 import { fn, type I32, type I64, type V128 } from "../../ir/builder.ts";
 import type { Fn } from "../../ir/ir.ts";
 import type { Insn } from "../insn.ts";
-import { insn } from "../registry.ts";
-import { beginSse, endSse, sseCheck } from "../sse-common.ts";
-import { choose } from "./arithmetic.ts";
+import { sse } from "../sse-common.ts";
+import { choose, exactHalves, SCALAR, WIDE } from "./arithmetic.ts";
 import {
   DOUBLE,
   extract,
@@ -28,10 +27,9 @@ const PRECISION = 0x1020;
 
 const modeOf = (imm: I32, mxcsr: I32): I32 => imm.and(FROM_MXCSR).select(roundingOf(mxcsr), imm.and(3));
 
-/** (a, imm) → a rounded, on the first `count` lanes of a vector. */
+/** (a, imm, mxcsr) → a rounded, on the first `count` lanes of a vector; exceptions noted. */
 const exactRound = (lane: Lane, count: number): Fn =>
-  fn(`ROUND_${lane.name}x${count}_exact`, ["v128", "i32"], "v128", (f, a, imm) => {
-    const mxcsr = beginSse(f);
+  fn(`ROUND_${lane.name}x${count}_exact`, ["v128", "i32", "i32"], "v128", (f, a, imm, mxcsr) => {
     const env = f.let(withRounding(mxcsr, modeOf(imm, mxcsr)));
     let result: V128 = a;
     for (let i = 0; i < count; i++) {
@@ -39,7 +37,6 @@ const exactRound = (lane: Lane, count: number): Fn =>
       result = replace(f, lane, result, i, value);
     }
     f.if(imm.and(QUIET), () => set32(f, Cpu.FP_FLAGS, get32(f, Cpu.FP_FLAGS).and(~Flag.PE)));
-    f.call(endSse);
     f.return(result);
   });
 
@@ -50,17 +47,18 @@ for (const [lane, suffix, packedOpcode, scalarOpcode] of [
   [DOUBLE, "D", "09", "0B"],
 ] as const) {
   const packed = exactRound(lane, lane.count);
-  insn(`ROUNDP${suffix}`, `66 0F 3A ${packedOpcode}`, "Vx=,Wx,Ib", { feature: "sse4.1" }, (c) => {
-    sseCheck(c);
-    const value = c.call<V128>(packed, c.readVector(1), immediate(c));
-    c.leaveOnEvent();
-    c.writeVector(0, value);
+  const options = { feature: "sse4.1", vexForms: WIDE };
+  sse(`ROUNDP${suffix}`, `66 0F 3A ${packedOpcode}`, "Vx=,Wx,Ib", options, (c) => {
+    const src = c.readHalves(1);
+    const imm = immediate(c);
+    const exact = (half: number, env: I32): V128 => c.call<V128>(packed, src[half]!, imm, env);
+    c.writeHalves(0, exactHalves(c, src.length, exact));
   });
 
   const scalar = exactRound(lane, 1);
   const operands = `V${lane === SINGLE ? "d" : "q"}=,W${lane === SINGLE ? "d" : "q"},Ib`;
-  insn(`ROUNDS${suffix}`, `66 0F 3A ${scalarOpcode}`, operands, { feature: "sse4.1" }, (c) => {
-    sseCheck(c);
+  const scalarOptions = { feature: "sse4.1", vexForms: SCALAR };
+  sse(`ROUNDS${suffix}`, `66 0F 3A ${scalarOpcode}`, operands, scalarOptions, (c) => {
     const x = c.read(1);
     const imm = immediate(c);
     const mxcsr = get32(c, Cpu.MXCSR);
@@ -75,8 +73,9 @@ for (const [lane, suffix, packedOpcode, scalarOpcode] of [
     const fast = isOrdinary(lane, x).and(silent.or(nativeCompare(c, lane, "eq", quick, x)));
     const exact = (): I64 => {
       const vector = replace(c, lane, c.v128(0n), 0, x);
-      return extract(c, lane, c.call<V128>(scalar, vector, imm), 0);
+      const [rounded] = exactHalves(c, 1, (_, env) => c.call<V128>(scalar, vector, imm, env));
+      return extract(c, lane, rounded!, 0);
     };
-    storeScalar(c, lane, choose(c, "i64", fast, quick, exact));
+    storeScalar(c, lane, choose(c, fast, quick, exact));
   });
 }

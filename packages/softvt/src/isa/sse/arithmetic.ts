@@ -102,7 +102,7 @@ for (const [name, opcode, laneBytes, op] of [
 }
 
 /** Minimum of eight unsigned words, and its lowest index in the word above it. */
-sseUnary("PHMINPOSUW", "66 0F 38 41", "sse4.1", (c, x) => {
+const minimum = (c: Builder, x: V128): V128 => {
   // Value above index in each of eight doublewords: the least is the answer, its words exchanged.
   const keyed = (half: "low" | "high", first: number): V128 =>
     c.op("v128.or", [
@@ -124,4 +124,5 @@ sseUnary("PHMINPOSUW", "66 0F 38 41", "sse4.1", (c, x) => {
   const two = least(four, rotated(four, 8));
   const one = least(two, rotated(two, 4));
   return c.op("i8x16.shuffle", [one, c.v128(0n)], [2, 3, 0, 1, ...range(12).map(() => 16)]);
-});
+};
+sseUnary("PHMINPOSUW", "66 0F 38 41", "sse4.1", minimum, {});

@@ -1,6 +1,7 @@
 import { RFLAGS } from "../../cpu/state.ts";
-import type { I32 } from "../../ir/builder.ts";
-import { type Binary, lanewise, packed, sse, sseBinary } from "./define.ts";
+import type { I32, V128 } from "../../ir/builder.ts";
+import type { Insn } from "../insn.ts";
+import { type Binary, lanewise, packed, sse, sseBinary, WIDE_FLOAT } from "./define.ts";
 
 /** Bitwise operations: whatever the lanes are called, the bits are the same. */
 const and = lanewise("v128.and");
@@ -15,25 +16,23 @@ for (const [stem, opcode, op] of [
   ["OR", "56", or],
   ["XOR", "57", xor],
 ] as const) {
-  sseBinary(`${stem}PS`, `NP 0F ${opcode}`, "sse", op);
-  sseBinary(`${stem}PD`, `66 0F ${opcode}`, "sse2", op);
+  sseBinary(`${stem}PS`, `NP 0F ${opcode}`, "sse", op, WIDE_FLOAT);
+  sseBinary(`${stem}PD`, `66 0F ${opcode}`, "sse2", op, WIDE_FLOAT);
 }
 packed("PAND", "0F DB", and);
 packed("PANDN", "0F DF", andNot);
 packed("POR", "0F EB", or);
 packed("PXOR", "0F EF", xor);
 
-sse(
-  "PTEST",
-  "66 0F 38 17",
-  "Vx,Wx",
-  "sse4.1",
-  (c) => {
-    const src = c.readVector(1);
-    const dst = c.readVector(0);
-    const zero = c.op<I32>("v128.any_true", [and(c, dst, src)]).eqz();
-    const carry = c.op<I32>("v128.any_true", [andNot(c, dst, src)]).eqz();
-    c.explicitFlags(carry.mul(RFLAGS.CF).or(zero.mul(RFLAGS.ZF)));
-  },
-  { flags: "set" },
-);
+/** ZF where `dst & src` has none of the bits in `mask` (all by default), CF where `~dst & src` has none. */
+export function testBits(c: Insn, mask?: V128): void {
+  const src = c.readHalves(1);
+  const dst = c.readHalves(0);
+  const none = (op: Binary): I32 => {
+    const found = src.map((x, half) => op(c, dst[half]!, x)).reduce((a, b) => or(c, a, b));
+    return c.op<I32>("v128.any_true", [mask === undefined ? found : and(c, found, mask)]).eqz();
+  };
+  c.explicitFlags(none(andNot).mul(RFLAGS.CF).or(none(and).mul(RFLAGS.ZF)));
+}
+
+sse("PTEST", "66 0F 38 17", "Vx,Wx", "sse4.1", testBits, { flags: "set", vexForms: WIDE_FLOAT });

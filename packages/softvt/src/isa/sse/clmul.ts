@@ -1,5 +1,5 @@
-import { type Builder, fn, type I64, type V128 } from "../../ir/builder.ts";
-import { constant, high64, imm8, low64, pair, range, sseBinaryImm } from "./define.ts";
+import { type Builder, fn, type I32, type I64, type V128 } from "../../ir/builder.ts";
+import { constant, high64, low64, pair, range, sseBinaryImm } from "./define.ts";
 import { swizzle } from "./permute.ts";
 
 /** PCLMULQDQ (SDM Vol. 2B): a product of polynomials over GF(2), 64 by 64 bits. */
@@ -51,8 +51,8 @@ const clmul = fn("clmul", ["i64", "i64"], "v128", (f, a, b) => {
   f.return(pair(f, low, back.shrU(1)));
 });
 
-sseBinaryImm("PCLMULQDQ", "66 0F 3A 44", "pclmulqdq", (c, dst, src) => {
-  const imm = imm8(c);
+const product = (c: Builder, dst: V128, src: V128, imm: I32): V128 => {
   const half = (x: V128, bit: number): I64 => imm.and(bit).select(high64(c, x), low64(c, x));
   return c.call<V128>(clmul, half(dst, 1), half(src, 0x10));
-});
+};
+sseBinaryImm("PCLMULQDQ", "66 0F 3A 44", "pclmulqdq", product, {});

@@ -1,8 +1,8 @@
 import { Cpu } from "../../cpu/layout.ts";
 import type { Builder, I32, I64, V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
-import { type InsnOptions, insn } from "../registry.ts";
-import { enterMmx, mmxCheck, sseCheck } from "../sse-common.ts";
+import { insn } from "../registry.ts";
+import { sse as define, enterMmx, mmxCheck, type VectorOptions, type VexForms } from "../sse-common.ts";
 
 /** CPUID features that vector instructions belong to. */
 export type VectorFeature =
@@ -29,20 +29,21 @@ export const lanewise =
 /** The immediate byte, 0 to 255. */
 export const imm8 = (c: Insn): I32 => c.immediateField().and(0xff);
 
-/** An instruction on XMM registers. */
+/** An instruction on XMM registers, and with its VEX forms on YMM registers. */
 export function sse(
   name: string,
   encoding: string,
   operands: string,
   feature: VectorFeature,
   describe: (c: Insn) => void,
-  options: InsnOptions = {},
+  options: VectorOptions = {},
 ): void {
-  insn(name, encoding, operands, { feature, ...options }, (c) => {
-    sseCheck(c);
-    describe(c);
-  });
+  define(name, encoding, operands, { feature, ...options }, describe);
 }
+
+/** Integer vectors of 256 bits come with AVX2, others with AVX; what has no such form has null. */
+export const WIDE_INTEGER: VexForms = { wide: "avx2" };
+export const WIDE_FLOAT: VexForms = { wide: "avx" };
 
 /** An instruction on MMX registers; `describe` ends with `writeMmx` or, having no such result, `enterMmx`. */
 export function mmx(
@@ -66,30 +67,67 @@ export function writeMmx(c: Insn, field: "a" | "b", value: I64): void {
   enterMmx(c);
 }
 
-/** `xmm1 = op(xmm1, xmm2/m128)`; memory must be aligned. */
-export function sseBinary(name: string, encoding: string, feature: VectorFeature, op: Binary): void {
-  sse(name, encoding, "Vx+,Wx", feature, (c) => {
-    const src = c.readVector(1);
-    c.writeVector(0, op(c, c.readVector(0), src));
-  });
+/** `dst = op(dst, src)` for each 128-bit part; `op` knows which. */
+export function binaryHalves(c: Insn, op: (c: Insn, dst: V128, src: V128, half: number) => V128): void {
+  const src = c.readHalves(1);
+  const dst = c.readHalves(0);
+  c.writeHalves(
+    0,
+    src.map((x, half) => op(c, dst[half]!, x, half)),
+  );
 }
 
-/** The same with an immediate byte. */
+/** `dst = op(src)` for each 128-bit part. */
+export function unaryHalves(c: Insn, op: (c: Insn, src: V128, half: number) => V128): void {
+  const src = c.readHalves(1);
+  c.writeHalves(
+    0,
+    src.map((x, half) => op(c, x, half)),
+  );
+}
+
+/** `xmm1 = op(xmm1, xmm2/m128)`; memory must be aligned. */
+export function sseBinary(
+  name: string,
+  encoding: string,
+  feature: VectorFeature,
+  op: Binary,
+  vexForms: VexForms = WIDE_INTEGER,
+): void {
+  sse(name, encoding, "Vx+,Wx", feature, (c) => binaryHalves(c, op), { vexForms });
+}
+
+/** The immediate byte as the upper half of a vector sees it. */
+export const immOfHalf = (c: Insn, half: number, shift: number): I32 =>
+  half === 0 ? imm8(c) : imm8(c).shrU(shift);
+
+/** The same with an immediate byte, of which the upper half's part is `immShift` bits further up. */
 export function sseBinaryImm(
   name: string,
   encoding: string,
   feature: VectorFeature,
-  op: (c: Insn, dst: V128, src: V128) => V128,
+  op: (c: Insn, dst: V128, src: V128, imm: I32) => V128,
+  { immShift = 0, ...vexForms }: VexForms & { readonly immShift?: number } = WIDE_INTEGER,
 ): void {
-  sse(name, encoding, "Vx+,Wx,Ib", feature, (c) => {
-    const src = c.readVector(1);
-    c.writeVector(0, op(c, c.readVector(0), src));
-  });
+  sse(
+    name,
+    encoding,
+    "Vx+,Wx,Ib",
+    feature,
+    (c) => binaryHalves(c, (_, dst, src, half) => op(c, dst, src, immOfHalf(c, half, immShift))),
+    { vexForms },
+  );
 }
 
 /** `xmm1 = op(xmm2/m128)`. */
-export function sseUnary(name: string, encoding: string, feature: VectorFeature, op: Unary): void {
-  sse(name, encoding, "Vx=,Wx", feature, (c) => c.writeVector(0, op(c, c.readVector(1))));
+export function sseUnary(
+  name: string,
+  encoding: string,
+  feature: VectorFeature,
+  op: Unary,
+  vexForms: VexForms = WIDE_INTEGER,
+): void {
+  sse(name, encoding, "Vx=,Wx", feature, (c) => unaryHalves(c, op), { vexForms });
 }
 
 /** A 64-bit value in both halves. MMX operations are done on such and their low half is the result. */

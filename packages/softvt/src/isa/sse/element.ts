@@ -79,20 +79,46 @@ for (const operand of ["Ux", "Md"])
     c.writeVector(0, c.op("v128.andnot", [inserted, zeros]));
   });
 
-// Widening: lanes of the source's low part, sign- or zero-extended. Memory operands are just that part.
-for (const [suffix, low, sizes, steps] of [
-  ["BW", 0, "Wq", ["i16x8.extend_low_i8x16"]],
-  ["BD", 1, "Wd", ["i16x8.extend_low_i8x16", "i32x4.extend_low_i16x8"]],
-  ["BQ", 2, "Ww", ["i16x8.extend_low_i8x16", "i32x4.extend_low_i16x8", "i64x2.extend_low_i32x4"]],
-  ["WD", 3, "Wq", ["i32x4.extend_low_i16x8"]],
-  ["WQ", 4, "Wd", ["i32x4.extend_low_i16x8", "i64x2.extend_low_i32x4"]],
-  ["DQ", 5, "Wq", ["i64x2.extend_low_i32x4"]],
+/** What the lower and the upper half are widened from: the source's low part, in two. Memory operands are just that. */
+function sourceParts(c: Insn): V128[] {
+  const bits = c.bits(1);
+  const all = bits === 128 ? c.readVector(1) : both(c, c.read(1));
+  if (c.halves === 1) return [all];
+  const bytes = bits / 16;
+  return [
+    all,
+    c.op(
+      "i8x16.shuffle",
+      [all, all],
+      range(16).map((i) => (i + bytes) % 16),
+    ),
+  ];
+}
+
+for (const [suffix, low, narrow, wide, steps] of [
+  ["BW", 0, "Wq", "Wdq", ["i16x8.extend_low_i8x16"]],
+  ["BD", 1, "Wd", "Wq", ["i16x8.extend_low_i8x16", "i32x4.extend_low_i16x8"]],
+  ["BQ", 2, "Ww", "Wd", ["i16x8.extend_low_i8x16", "i32x4.extend_low_i16x8", "i64x2.extend_low_i32x4"]],
+  ["WD", 3, "Wq", "Wdq", ["i32x4.extend_low_i16x8"]],
+  ["WQ", 4, "Wd", "Wq", ["i32x4.extend_low_i16x8", "i64x2.extend_low_i32x4"]],
+  ["DQ", 5, "Wq", "Wdq", ["i64x2.extend_low_i32x4"]],
 ] as const)
   for (const [stem, opcode, sign] of [
     ["PMOVSX", 0x20, "s"],
     ["PMOVZX", 0x30, "u"],
   ] as const)
-    sse(`${stem}${suffix}`, `66 0F 38 ${(opcode + low).toString(16)}`, `Vx=,${sizes}`, "sse4.1", (c) => {
-      const widen = (x: V128, step: string): V128 => c.op(`${step}_${sign}`, [x]);
-      c.writeVector(0, steps.reduce(widen, both(c, c.read(1))));
-    });
+    sse(
+      `${stem}${suffix}`,
+      `66 0F 38 ${(opcode + low).toString(16)}`,
+      `Vx=,${narrow}`,
+      "sse4.1",
+      (c) => {
+        const widen = (x: V128, step: string): V128 => c.op(`${step}_${sign}`, [x]);
+        const parts = sourceParts(c);
+        c.writeHalves(
+          0,
+          parts.map((part) => steps.reduce(widen, part)),
+        );
+      },
+      { vexForms: { wide: "avx2", wideOperands: `Vx=,${wide}` } },
+    );

@@ -21,15 +21,30 @@ for (const [name, encoding, feature] of [
     enterMmx(c);
   });
 
-sse("MOVQ2DQ", "F3 0F D6", "Vx=,Nq", "sse2", (c) => {
-  pendingX87(c);
-  c.writeVector(0, zeroExtended(c, c.read(1)));
-  enterMmx(c);
-});
-sse("MOVDQ2Q", "F2 0F D6", "Pq=,Ux", "sse2", (c) => {
-  pendingX87(c);
-  writeMmx(c, "a", low64(c, c.readVector(1)));
-});
+const noVex = { vexForms: null };
+sse(
+  "MOVQ2DQ",
+  "F3 0F D6",
+  "Vx=,Nq",
+  "sse2",
+  (c) => {
+    pendingX87(c);
+    c.writeVector(0, zeroExtended(c, c.read(1)));
+    enterMmx(c);
+  },
+  noVex,
+);
+sse(
+  "MOVDQ2Q",
+  "F2 0F D6",
+  "Pq=,Ux",
+  "sse2",
+  (c) => {
+    pendingX87(c);
+    writeMmx(c, "a", low64(c, c.readVector(1)));
+  },
+  noVex,
+);
 
 mmx("EMMS", "NP 0F 77", "", "mmx", (c) => {
   set32(c, Cpu.TOP, 0);

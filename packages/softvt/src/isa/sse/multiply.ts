@@ -1,5 +1,5 @@
-import type { I32, V128 } from "../../ir/builder.ts";
-import { type Binary, constant, imm8, lanewise, packed, range, sseBinary, sseBinaryImm } from "./define.ts";
+import type { Builder, I32, V128 } from "../../ir/builder.ts";
+import { type Binary, constant, lanewise, packed, range, sseBinary, sseBinaryImm } from "./define.ts";
 import { swizzle } from "./permute.ts";
 
 /** Packed integer multiplication and sums of differences (SDM Vol. 2B). */
@@ -85,8 +85,7 @@ packed(
 );
 
 /** Eight sums of four differences: a sliding window of the destination against one block of the source. */
-sseBinaryImm("MPSADBW", "66 0F 3A 42", "sse4.1", (c, dst, src) => {
-  const imm = imm8(c);
+const slidingSums = (c: Builder, dst: V128, src: V128, imm: I32): V128 => {
   const window = imm.shrU(2).and(1).shl(2);
   const block = imm.and(3).shl(2);
   const term = (j: number): V128 => {
@@ -100,4 +99,5 @@ sseBinaryImm("MPSADBW", "66 0F 3A 42", "sse4.1", (c, dst, src) => {
   };
   const add = (a: V128, b: V128): V128 => c.op("i16x8.add", [a, b]);
   return add(add(term(0), term(1)), add(term(2), term(3)));
-});
+};
+sseBinaryImm("MPSADBW", "66 0F 3A 42", "sse4.1", slidingSums, { wide: "avx2", immShift: 3 });

@@ -1,6 +1,5 @@
 import { type Builder, I32, type V128 } from "../../ir/builder.ts";
-import type { Insn } from "../insn.ts";
-import { constant, imm8, range } from "./define.ts";
+import { constant, range } from "./define.ts";
 
 /** Byte permutations whose indices are known only when the instruction runs. */
 
@@ -34,13 +33,13 @@ export interface ImmediateFields {
 }
 
 /**
- * Byte indices for `swizzle` from the immediate. WebAssembly shifts all lanes by the same count: a
+ * Byte indices for `swizzle` from an immediate. WebAssembly shifts all lanes by the same count: a
  * multiplication brings each word's field to one place instead.
  */
-export function immediateIndices(c: Insn, { bits, field, scale, base }: ImmediateFields): V128 {
+export function immediateIndices(c: Builder, { bits, field, scale, base }: ImmediateFields, imm: I32): V128 {
   const fields = Math.max(...field.map((f) => f ?? 0)) + 1;
   const place = bits * (fields - 1);
-  const splat = c.op("i16x8.splat", [imm8(c)]);
+  const splat = c.op("i16x8.splat", [imm]);
   const weights = field.map((f) => (f === undefined ? 0 : 1 << (place - bits * f)));
   const value = c.op("v128.and", [
     c.op("i16x8.shr_u", [c.op("i16x8.mul", [splat, constant(c, 16, weights)]), c.i32(place)]),

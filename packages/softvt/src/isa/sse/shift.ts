@@ -1,6 +1,6 @@
 import type { Builder, I32, V128 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
-import { both, imm8, low64, mmx, sse, writeMmx } from "./define.ts";
+import { both, imm8, low64, mmx, sse, WIDE_INTEGER, writeMmx } from "./define.ts";
 import { atMost, bytesDown, bytesUp } from "./permute.ts";
 
 /**
@@ -24,6 +24,9 @@ const countOf = (c: Insn): I32 => {
   return count.gtU(255).select(c.i32(255), count.wrap());
 };
 
+/** The destination's parts, each shifted. */
+const shiftHalves = (c: Insn, shift: (x: V128) => V128): void => c.writeHalves(0, c.readHalves(0).map(shift));
+
 // Opcode for a count in a register, opcode and digit for an immediate.
 for (const [name, byRegister, byImmediate, shift] of [
   ["PSRLW", "D1", "71 /2", logical("i16x8.shr_u", 16)],
@@ -35,15 +38,22 @@ for (const [name, byRegister, byImmediate, shift] of [
   ["PSLLD", "F2", "72 /6", logical("i32x4.shl", 32)],
   ["PSLLQ", "F3", "73 /6", logical("i64x2.shl", 64)],
 ] as const) {
-  sse(name, `66 0F ${byRegister}`, "Vx+,Wx", "sse2", (c) => {
-    const src = c.readVector(1);
-    const wide = low64(c, src);
-    const count = wide.gtU(255).select(c.i32(255), wide.wrap());
-    c.writeVector(0, shift(c, c.readVector(0), count));
-  });
-  sse(name, `66 0F ${byImmediate}`, "Ux+,Ib", "sse2", (c) =>
-    c.writeVector(0, shift(c, c.readVector(0), imm8(c))),
+  sse(
+    name,
+    `66 0F ${byRegister}`,
+    "Vx+,Wdq",
+    "sse2",
+    (c) => {
+      const src = c.readVector(1);
+      const wide = low64(c, src);
+      const count = c.let(wide.gtU(255).select(c.i32(255), wide.wrap()));
+      shiftHalves(c, (x) => shift(c, x, count));
+    },
+    { vexForms: WIDE_INTEGER },
   );
+  sse(name, `66 0F ${byImmediate}`, "Ux+,Ib", "sse2", (c) => shiftHalves(c, (x) => shift(c, x, imm8(c))), {
+    vexForms: WIDE_INTEGER,
+  });
   mmx(name, `NP 0F ${byRegister}`, "Pq+,Qq", "mmx", (c) => {
     const count = countOf(c);
     writeMmx(c, "a", low64(c, shift(c, both(c, c.read(0)), count)));
@@ -53,9 +63,15 @@ for (const [name, byRegister, byImmediate, shift] of [
   );
 }
 
-sse("PSRLDQ", "66 0F 73 /3", "Ux+,Ib", "sse2", (c) =>
-  c.writeVector(0, bytesDown(c, c.readVector(0), atMost(imm8(c), 16))),
-);
-sse("PSLLDQ", "66 0F 73 /7", "Ux+,Ib", "sse2", (c) =>
-  c.writeVector(0, bytesUp(c, c.readVector(0), atMost(imm8(c), 16))),
-);
+for (const [name, digit, move] of [
+  ["PSRLDQ", 3, bytesDown],
+  ["PSLLDQ", 7, bytesUp],
+] as const)
+  sse(
+    name,
+    `66 0F 73 /${digit}`,
+    "Ux+,Ib",
+    "sse2",
+    (c) => shiftHalves(c, (x) => move(c, x, atMost(imm8(c), 16))),
+    { vexForms: WIDE_INTEGER },
+  );

@@ -13,6 +13,9 @@ import {
   sse,
   sseBinary,
   sseBinaryImm,
+  unaryHalves,
+  WIDE_FLOAT,
+  WIDE_INTEGER,
   writeMmx,
 } from "./define.ts";
 import { atMost, bytesDown, type ImmediateFields, immediateIndices, swizzle } from "./permute.ts";
@@ -58,19 +61,19 @@ for (const [suffix, low, high, bytes] of [
     writeMmx(c, "a", high64(c, interleave(bytes, "low")(c, both(c, c.read(0)), src)));
   });
 }
-for (const [name, encoding, feature, bytes, half] of [
-  ["PUNPCKLQDQ", "66 0F 6C", "sse2", 8, "low"],
-  ["PUNPCKHQDQ", "66 0F 6D", "sse2", 8, "high"],
-  ["UNPCKLPS", "NP 0F 14", "sse", 4, "low"],
-  ["UNPCKHPS", "NP 0F 15", "sse", 4, "high"],
-  ["UNPCKLPD", "66 0F 14", "sse2", 8, "low"],
-  ["UNPCKHPD", "66 0F 15", "sse2", 8, "high"],
+for (const [name, encoding, feature, bytes, half, vexForms] of [
+  ["PUNPCKLQDQ", "66 0F 6C", "sse2", 8, "low", WIDE_INTEGER],
+  ["PUNPCKHQDQ", "66 0F 6D", "sse2", 8, "high", WIDE_INTEGER],
+  ["UNPCKLPS", "NP 0F 14", "sse", 4, "low", WIDE_FLOAT],
+  ["UNPCKHPS", "NP 0F 15", "sse", 4, "high", WIDE_FLOAT],
+  ["UNPCKLPD", "66 0F 14", "sse2", 8, "low", WIDE_FLOAT],
+  ["UNPCKHPD", "66 0F 15", "sse2", 8, "high", WIDE_FLOAT],
 ] as const)
-  sseBinary(name, encoding, feature, interleave(bytes, half));
+  sseBinary(name, encoding, feature, interleave(bytes, half), vexForms);
 
 // Shuffles by immediate, of one source.
 const WORDS = range(8);
-const DOUBLEWORDS: ImmediateFields = {
+export const DOUBLEWORDS: ImmediateFields = {
   bits: 2,
   field: [0, 0, 1, 1, 2, 2, 3, 3],
   scale: 4,
@@ -93,32 +96,43 @@ for (const [name, encoding, fields] of [
   ["PSHUFLW", "F2 0F 70", LOW_WORDS],
   ["PSHUFHW", "F3 0F 70", HIGH_WORDS],
 ] as const)
-  sse(name, encoding, "Vx=,Wx,Ib", "sse2", (c) =>
-    c.writeVector(0, swizzle(c, c.readVector(1), immediateIndices(c, fields))),
+  sse(
+    name,
+    encoding,
+    "Vx=,Wx,Ib",
+    "sse2",
+    (c) => unaryHalves(c, (_, x) => swizzle(c, x, immediateIndices(c, fields, imm8(c)))),
+    { vexForms: WIDE_INTEGER },
   );
 mmx("PSHUFW", "NP 0F 70", "Pq=,Qq,Ib", "sse", (c) =>
-  writeMmx(c, "a", low64(c, swizzle(c, both(c, c.read(1)), immediateIndices(c, LOW_WORDS)))),
+  writeMmx(c, "a", low64(c, swizzle(c, both(c, c.read(1)), immediateIndices(c, LOW_WORDS, imm8(c))))),
 );
 
 // Of two sources: the low half of the result from the destination, the high half from the source.
-const DOUBLE_FIELDS: ImmediateFields = {
+export const DOUBLE_FIELDS: ImmediateFields = {
   bits: 1,
   field: [0, 0, 0, 0, 1, 1, 1, 1],
   scale: 8,
   base: [0, 2, 4, 6, 0, 2, 4, 6],
 };
-for (const [name, encoding, feature, fields] of [
-  ["SHUFPS", "NP 0F C6", "sse", DOUBLEWORDS],
-  ["SHUFPD", "66 0F C6", "sse2", DOUBLE_FIELDS],
+for (const [name, encoding, feature, fields, immShift] of [
+  ["SHUFPS", "NP 0F C6", "sse", DOUBLEWORDS, 0],
+  ["SHUFPD", "66 0F C6", "sse2", DOUBLE_FIELDS, 2],
 ] as const)
-  sseBinaryImm(name, encoding, feature, (c, dst, src) => {
-    const indices = immediateIndices(c, fields);
-    return c.op(
-      "i8x16.shuffle",
-      [swizzle(c, dst, indices), swizzle(c, src, indices)],
-      range(16).map((i) => (i < 8 ? i : 16 + i)),
-    );
-  });
+  sseBinaryImm(
+    name,
+    encoding,
+    feature,
+    (c, dst, src, imm) => {
+      const indices = immediateIndices(c, fields, imm);
+      return c.op(
+        "i8x16.shuffle",
+        [swizzle(c, dst, indices), swizzle(c, src, indices)],
+        range(16).map((i) => (i < 8 ? i : 16 + i)),
+      );
+    },
+    { wide: "avx", immShift },
+  );
 
 // By bytes. An index with its top bit set gives zero; its other upper bits do not count.
 sseBinary("PSHUFB", "66 0F 38 00", "ssse3", (c, dst, src) =>
@@ -127,8 +141,8 @@ sseBinary("PSHUFB", "66 0F 38 00", "ssse3", (c, dst, src) =>
 mmxBinary("PSHUFB", "NP 0F 38 00", "ssse3", (c, dst, src) =>
   swizzle(c, dst, c.op("v128.and", [src, c.op("i8x16.splat", [c.i32(0x87)])])),
 );
-sseBinaryImm("PALIGNR", "66 0F 3A 0F", "ssse3", (c, dst, src) => {
-  const count = atMost(imm8(c), 32);
+sseBinaryImm("PALIGNR", "66 0F 3A 0F", "ssse3", (c, dst, src, imm) => {
+  const count = atMost(imm, 32);
   return c.op("v128.or", [bytesDown(c, src, count), bytesDown(c, dst, count.sub(16))]);
 });
 mmx("PALIGNR", "NP 0F 3A 0F", "Pq+,Qq,Ib", "ssse3", (c) => {

@@ -123,7 +123,7 @@ function explicitLength(c: Insn, register: number, e: Elements): I32 {
 }
 
 function compare(c: Insn, explicit: boolean, output: "index" | "mask"): void {
-  const b = c.readVector(1, false);
+  const b = c.readVector(1, "never");
   const a = c.readVector(0);
   const imm = imm8(c);
   const with_ = (e: Elements): void => {
@@ -135,13 +135,11 @@ function compare(c: Insn, explicit: boolean, output: "index" | "mask"): void {
       const first = found.or(1 << e.count).ctz();
       const last = found.eqz().select(c.i32(e.count), c.i32(31).sub(found.clz()));
       c.writeGpr(Gpr.RCX, 32, select.select(last, first).u64());
-    } else
-      c.store(
-        "v128.store",
-        c.cpu,
-        select.select(expanded(c, found, e), zeroExtended(c, found.u64())),
-        Cpu.XMM,
-      );
+    } else {
+      const mask = select.select(expanded(c, found, e), zeroExtended(c, found.u64()));
+      c.store("v128.store", c.cpu, mask, Cpu.XMM);
+      if (c.isVex) c.store("v128.store", c.cpu, c.v128(0n), Cpu.YMM_HIGH);
+    }
     const flag = (cond: I32, bit: number): I32 => cond.mul(bit);
     c.explicitFlags(
       flag(found.ne(0), RFLAGS.CF)

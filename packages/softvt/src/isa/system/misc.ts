@@ -30,7 +30,11 @@ insn("CPUID", "0F A2", "", {}, (c) => {
     c,
     (high) => {
       c.writeGpr(0, 32, low.get());
-      c.writeGpr(3, 32, low.get().shrU(32));
+      // Leaf 0xD, part 0, has the size of an XSAVE area of what XCR0 has enabled, if there is XSAVE.
+      const ebx = c.let(low.get().shrU(32));
+      const size = get64(c, Cpu.XCR0).bit(2).select(c.i64(832), c.i64(576));
+      const isSize = leaf.eq(0xd).and(c.readGpr(1, 32).eqz()).and(ebx.ne(0));
+      c.writeGpr(3, 32, isSize.select(size, ebx));
       // Leaf 1 mirrors CR4.OSXSAVE, which the host does not know.
       const osxsave = get64(c, Cpu.CR4).shrU(18).and(1).shl(27);
       const patched = high.and(~(1n << 27n)).or(osxsave);

@@ -4,7 +4,7 @@ import { fxrstor, fxsave, xrstor, xsave } from "../../cpu/xsave.ts";
 import type { Insn } from "../insn.ts";
 import { insn } from "../registry.ts";
 
-/** FXSAVE, FXRSTOR, XSAVE and XRSTOR (SDM Vol. 2). XSAVEOPT, XSAVEC and XSAVES are not offered: #UD. */
+/** FXSAVE, FXRSTOR, XSAVE, XSAVEOPT and XRSTOR (SDM Vol. 2). XSAVEC and XSAVES are not offered: #UD. */
 
 const SIZES = { sizes: [32, 64] } as const;
 
@@ -23,14 +23,18 @@ for (const [name, digit, fn, writes] of [
     c.leaveOnEvent();
   });
 
-for (const [name, digit, fn, writes] of [
-  ["XSAVE", "/4", xsave, true],
-  ["XRSTOR", "/5", xrstor, false],
+for (const [name, digit, feature] of [
+  ["XSAVE", "/4", "xsave"],
+  ["XRSTOR", "/5", "xsave"],
+  ["XSAVEOPT", "/6", "xsaveopt"],
 ] as const)
-  insn(name, `NP 0F AE ${digit}`, "M", { ...SIZES, feature: "xsave" }, (c) => {
+  insn(name, `NP 0F AE ${digit}`, "M", { ...SIZES, feature }, (c) => {
     c.faultIf(get64(c, Cpu.CR4).bit(18).eqz(), Vector.UD);
     c.faultIf(get64(c, Cpu.CR0).wrap().and(CR0.TS), Vector.NM);
     const requested = c.let(c.readGpr(0, 32).or(c.readGpr(2, 32).shl(32)));
-    c.call(fn, area(c, 576, writes), requested, c.i32(c.opsize === 64 ? 1 : 0));
+    const wide = c.i32(c.opsize === 64 ? 1 : 0);
+    const va = area(c, 576, name !== "XRSTOR");
+    if (name === "XRSTOR") c.call(xrstor, va, requested, wide);
+    else c.call(xsave, va, requested, wide, c.i32(name === "XSAVEOPT" ? 1 : 0));
     c.leaveOnEvent();
   });

@@ -46,9 +46,13 @@ const EMULATING_BY_NAME: Readonly<Record<string, string>> = Object.fromEntries(
   ].map((name) => [name, "this KVM emulates, and does it otherwise than a processor"]),
 );
 
-/** Which conformance cases are not for KVM, or not for a KVM that emulates, and why. */
-export function kvmConformanceSkip(isEmulating: boolean): Skip {
+/**
+ * Which conformance cases are not for KVM, or not for a KVM that emulates, and why. `hasAvx`: whether the engine can back
+ * it on this host.
+ */
+export function kvmConformanceSkip(isEmulating: boolean, hasAvx: () => boolean): Skip {
   return ({ group, name, needs }) => {
+    if (needs.includes("AVX") && !hasAvx()) return "this host's KVM has no AVX";
     const need = needs.find((each) => BY_NEED[each] !== undefined);
     const always = BY_NAME[name] ?? (need && BY_NEED[need]);
     if (always !== undefined || !isEmulating) return always;

@@ -20,6 +20,7 @@ export type Need =
   | "FPU"
   | "SSE"
   | "XSAVE"
+  | "AVX"
   | "SMEP"
   | "SMAP"
   | "1 GiB pages"

@@ -86,6 +86,7 @@ export const CR4 = {
   UMIP: 1n << 11n,
   FSGSBASE: 1n << 16n,
   PCIDE: 1n << 17n,
+  OSXSAVE: 1n << 18n,
   SMEP: 1n << 20n,
   SMAP: 1n << 21n,
 } as const;

@@ -1,4 +1,5 @@
 import type { Engine } from "../../engine.ts";
+import { avxCases } from "./avx-cases.ts";
 import type { CaseGroup, ConformanceCase, Need } from "./case.ts";
 import { debugCases } from "./debug-cases.ts";
 import { exitCases } from "./exit-cases.ts";
@@ -32,7 +33,14 @@ export const processorGroups: readonly CaseGroup<Guest>[] = [
 ];
 
 /** Groups about the engine contract: exits, events, state. */
-export const engineGroups: readonly CaseGroup[] = [ioCases, exitCases, interruptCases, stateCases, smpCases];
+export const engineGroups: readonly CaseGroup[] = [
+  ioCases,
+  exitCases,
+  interruptCases,
+  stateCases,
+  avxCases,
+  smpCases,
+];
 
 /** The part of a test framework that the suite uses; vitest, jest, mocha and `node:test` have it. */
 export interface TestFramework {
