@@ -81,6 +81,11 @@ export interface EngineVm {
  * State is read and written, and `EngineVcpu`'s other methods are called, only while a vCPU is stopped.
  */
 export interface VcpuThreads {
+  /**
+   * The guest runs on the VM's thread itself, within `spin()`: that is false where the event loop wants its turn, and
+   * `wait()` gives it and comes back. Default false.
+   */
+  readonly sharesThread?: boolean;
   /** A run begins and time goes on: `nowNs` and `tsc` are the clock's. Called while every vCPU is stopped. */
   start(nowNs: number, tsc: bigint): void;
   /** The run is over: every vCPU is stopped, and nothing here keeps the process from ending. */
@@ -103,8 +108,11 @@ export interface VcpuThreads {
   /**
    * Waits a little, `limitMs` at most if that is long, without leaving this thread; true where a vCPU stopped
    * meanwhile, or `ring()` was called.
+   *
+   * @param turnMs in how many ms the event loop's turn is due, for what was done since its last; absent: it is not. Only
+   * asked for where `sharesThread`.
    */
-  spin(limitMs: number): boolean;
+  spin(limitMs: number, turnMs?: number): boolean;
   /** Resolves once a vCPU has stopped since `spin()` or `wait()` last said so, `ring()` was called, or `ms` are over. */
   wait(ms: number): Promise<void>;
   /** Ends a `wait()`. */

@@ -5,13 +5,15 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import { constants, endianness } from "node:os";
+import { isMainThread } from "node:worker_threads";
 import type Koffi from "koffi";
 import { Ioctl, type IoctlName } from "./abi.ts";
 import { KvmError } from "./errors.ts";
-import type { Struct } from "./structs.ts";
+import { Struct } from "./structs.ts";
 
 /** System call numbers of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl). */
 const Syscall = {
+  poll: 7,
   mmap: 9,
   munmap: 11,
   rt_sigtimedwait: 128,
@@ -30,6 +32,14 @@ export const MapFlag = { SHARED: 1, PRIVATE: 2, ANONYMOUS: 0x20, NORESERVE: 0x40
 /** eventfd2's flags. */
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
+const POLLIN = 1;
+/** struct pollfd. */
+const POLLFD_BYTES = 8;
+const EpollCtl = { ADD: 1, MOD: 3 } as const;
+/** What an epoll set tells of a descriptor: that it is readable, each time it is asked, or once until it is told anew. */
+export const EpollEvents = { IN: 1, IN_ONCE: 0x4000_0001 } as const;
+/** Clocks of `timer_create`. */
+export const TimerClock = { MONOTONIC: 1, THREAD_CPU: 3 } as const;
 
 /**
  * The signal that brings a vCPU out of KVM_RUN: a real-time one that neither glibc (32, 33) nor Node uses. It
@@ -77,6 +87,14 @@ export interface Mapping {
   readonly bytes: Uint8Array;
 }
 
+/** Node's event loop, as libuv shows it to its process. Asked on the main thread alone. */
+export interface EventLoop {
+  /** An epoll set: readable where a descriptor that the loop waits for is. */
+  readonly fd: number;
+  /** Milliseconds until its next timer; 0: there is something to do at once; -1: nothing but descriptors. */
+  timeoutMs(): number;
+}
+
 /** Native calls through koffi. One instance serves the process. */
 export class Native {
   /** Where a Worker finds koffi. */
@@ -86,6 +104,8 @@ export class Native {
   readonly #ioctl: (fd: number, request: number, argument: Word) => number;
   readonly #ioctlStruct: (fd: number, request: number, argument: Uint8Array) => number;
   readonly #sigmask: (how: number, set: Uint8Array, old: Uint8Array | null) => number;
+  readonly #pollfd = new Struct(POLLFD_BYTES);
+  #eventLoop: EventLoop | null | undefined;
   static #instance: Native | string | undefined;
 
   /** @returns a reason as text where this is not x86-64 Linux or koffi does not load. */
@@ -199,15 +219,50 @@ export class Native {
   }
 
   /** Waits for `fd` to become readable, too; its events carry `key` and the descriptor. @throws KvmError */
-  epollAdd(epoll: number, fd: number, key: number): void {
-    // struct epoll_event, packed: EPOLLIN, then 64 bits of the caller's.
-    const event = new Uint8Array(new ArrayBuffer(16));
-    const view = new DataView(event.buffer);
-    view.setUint32(0, 1, true);
-    view.setUint32(4, key, true);
-    view.setUint32(8, fd, true);
-    const EPOLL_CTL_ADD = 1;
-    this.#call("epoll_ctl", epoll, EPOLL_CTL_ADD, fd, this.address(event));
+  epollAdd(epoll: number, fd: number, key: number, events: number = EpollEvents.IN): void {
+    this.#epollCtl(epoll, EpollCtl.ADD, { fd, key, events });
+  }
+
+  /** Tells an epoll set anew what to wait for of a descriptor that it has. @throws KvmError */
+  epollModify(epoll: number, fd: number, key: number, events: number): void {
+    this.#epollCtl(epoll, EpollCtl.MOD, { fd, key, events });
+  }
+
+  #epollCtl(epoll: number, operation: number, entry: { fd: number; key: number; events: number }): void {
+    // struct epoll_event, packed: events, then 64 bits of the caller's.
+    const event = new Struct(16);
+    event.setU32(0, entry.events);
+    event.setU32(4, entry.key);
+    event.setU32(8, entry.fd);
+    this.#call("epoll_ctl", epoll, operation, entry.fd, this.address(event.bytes));
+  }
+
+  /** Whether a descriptor is readable now. @throws KvmError */
+  isReadable(fd: number): boolean {
+    const pollfd = this.#pollfd;
+    pollfd.setU32(0, fd);
+    pollfd.setU32(4, POLLIN);
+    return this.#call("poll", this.address(pollfd.bytes), 1, 0) !== 0;
+  }
+
+  /** The event loop of this process's main thread; `undefined` on another thread, or where Node hides its libuv. */
+  eventLoop(): EventLoop | undefined {
+    if (!isMainThread) return undefined;
+    this.#eventLoop ??= this.#findEventLoop() ?? null;
+    return this.#eventLoop ?? undefined;
+  }
+
+  #findEventLoop(): EventLoop | undefined {
+    try {
+      const node = this.#koffi.load(null);
+      const loop: unknown = node.func("void *uv_default_loop()")();
+      const fd: number = node.func("int uv_backend_fd(void *loop)")(loop);
+      const timeout = node.func("int uv_backend_timeout(void *loop)");
+      return fd < 0 ? undefined : { fd, timeoutMs: () => timeout(loop) as number };
+    } catch {
+      // A Node that exports none of these.
+      return undefined;
+    }
   }
 
   /** Kernel's id of the calling thread. */
@@ -234,10 +289,10 @@ export class Native {
   }
 
   /**
-   * A timer that kicks the calling thread, by the time that this thread has run: on a busy host a guest is not cut off
-   * before its turn. @throws KvmError
+   * A timer that kicks the calling thread: by the time that this thread has run, so that on a busy host a guest is not cut
+   * off before its turn, or by time as it passes. @throws KvmError
    */
-  kickTimer(): number {
+  kickTimer(clock: number): number {
     // struct sigevent: value, signo, notify, thread id; SIGEV_THREAD_ID is 4.
     const event = new Uint8Array(new ArrayBuffer(64));
     const view = new DataView(event.buffer);
@@ -245,13 +300,7 @@ export class Native {
     view.setInt32(12, 4, true);
     view.setInt32(16, this.threadId(), true);
     const id = new Int32Array(new ArrayBuffer(8));
-    const CLOCK_THREAD_CPUTIME_ID = 3;
-    this.#call(
-      "timer_create",
-      CLOCK_THREAD_CPUTIME_ID,
-      this.address(event),
-      this.address(new Uint8Array(id.buffer)),
-    );
+    this.#call("timer_create", clock, this.address(event), this.address(new Uint8Array(id.buffer)));
     return id[0]!;
   }
 

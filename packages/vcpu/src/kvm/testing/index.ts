@@ -11,7 +11,7 @@ export { emulationLimit, kvmConformanceSkip } from "./skips.ts";
 
 /** Cases of KVM's engine beyond the conformance suite, by group: plain functions, for any test framework or none. */
 export const kvmCases: readonly { readonly title: string; readonly cases: readonly KvmCase[] }[] = [
-  { title: "vCPUs on threads", cases: runCases },
+  { title: "runs", cases: runCases },
   { title: "memory", cases: memoryCases },
   { title: "interrupts", cases: interruptCases },
   { title: "several vCPUs", cases: smpCases },
