@@ -237,12 +237,12 @@ export class Native {
     this.#call("epoll_ctl", epoll, operation, entry.fd, this.address(event.bytes));
   }
 
-  /** Whether a descriptor is readable now. @throws KvmError */
+  /** Whether a descriptor is known to be readable now: a signal keeps it from being looked at. */
   isReadable(fd: number): boolean {
     const pollfd = this.#pollfd;
     pollfd.setU32(0, fd);
     pollfd.setU32(4, POLLIN);
-    return this.#call("poll", this.address(pollfd.bytes), 1, 0) !== 0;
+    return this.#syscall(Syscall.poll, this.address(pollfd.bytes), 1, 0, 0, 0, 0) > 0;
   }
 
   /** The event loop of this process's main thread; `undefined` on another thread, or where Node hides its libuv. */
