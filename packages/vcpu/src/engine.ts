@@ -13,6 +13,14 @@ export interface EngineProbe {
   readonly isAbsent?: boolean;
 }
 
+export interface EngineProbeOptions {
+  /**
+   * Takes the processor's word for it, where it gives one, that guests run at speed: none is run to measure it. Default
+   * false.
+   */
+  readonly quick?: boolean;
+}
+
 export interface EngineVmOptions {
   /** Guest-physical memory; its EPT and arena are what the guest may touch. */
   readonly memory: AddressSpace;
@@ -55,7 +63,7 @@ export interface Engine {
   readonly tscHz?: number;
   /** Makes an interrupt controller for one VM, not attached yet. There where `hasIrqchip`. */
   createIrqChip?(options: { readonly vcpus: number }): EngineIrqChip;
-  probe(): Promise<EngineProbe>;
+  probe(options?: EngineProbeOptions): Promise<EngineProbe>;
   /** @throws EngineUnavailableError where this machine cannot run it. */
   createVm(options: EngineVmOptions): Promise<EngineVm>;
 }
@@ -113,6 +121,11 @@ export interface VcpuThreads {
    * asked for where `sharesThread`.
    */
   spin(limitMs: number, turnMs?: number): boolean;
+  /**
+   * Where `sharesThread`: goes on with the `spin()` that ended with an exit, until the same time; true where there is
+   * another exit.
+   */
+  again?(): boolean;
   /** Resolves once a vCPU has stopped since `spin()` or `wait()` last said so, `ring()` was called, or `ms` are over. */
   wait(ms: number): Promise<void>;
   /** Ends a `wait()`. */

@@ -142,8 +142,10 @@ export class ThreadLoop implements VcpuLoop {
       const nowMs = this.#scheduler.hostMs();
       const turnMs = owesTurn ? this.#yieldMs - (nowMs - yieldedMs) : Number.POSITIVE_INFINITY;
       if (this.#answerAll()) {
-        owesTurn = true;
         quietSinceMs = nowMs;
+        // The last spin ends when the turn is due: until then there is no need to ask what time it is, for each exit.
+        if (owesTurn) while (this.#threads.again?.() && this.#answerAll());
+        owesTurn = true;
         if (sharesThread || nowMs - yieldedMs < this.#yieldMs) continue;
         // A wait that was over at once has not let the event loop run: only this counts as its turn.
         await this.#scheduler.yield();

@@ -1,9 +1,6 @@
 /** The timers that end runs of vCPUs on the VM's thread. */
 import { type Native, TimerClock } from "./native.ts";
-import { Struct } from "./structs.ts";
 
-/** struct itimerspec. */
-const SPEC_BYTES = 32;
 const NS_PER_MS = 1_000_000;
 
 /**
@@ -17,7 +14,6 @@ export class KickTimer {
   static #ofThread: KickTimer | undefined;
 
   readonly #native: Native;
-  readonly #spec = new Struct(SPEC_BYTES);
   #timer: number | undefined;
   /** What it was armed with, in ns; infinite while it is not. */
   #armedNs = Number.POSITIVE_INFINITY;
@@ -36,7 +32,7 @@ export class KickTimer {
   arm(ns: number): boolean {
     if (this.#armedNs <= ns) return false;
     this.#timer ??= this.#native.kickTimer(TimerClock.THREAD_CPU);
-    this.#native.setKickTimer(this.#timer, ns, this.#spec);
+    this.#native.setKickTimer(this.#timer, ns);
     this.#armedNs = ns;
     return true;
   }
@@ -55,7 +51,6 @@ export class DeadlineTimer {
   static #ofThread: DeadlineTimer | undefined;
 
   readonly #native: Native;
-  readonly #spec = new Struct(SPEC_BYTES);
   #timer: number | undefined;
   /** When it goes off, by `performance.now()`. */
   #atMs = Number.NEGATIVE_INFINITY;
@@ -74,7 +69,7 @@ export class DeadlineTimer {
   arm(atMs: number, nowMs: number): void {
     if (this.#atMs > nowMs && this.#atMs <= atMs) return;
     this.#timer ??= this.#native.kickTimer(TimerClock.MONOTONIC);
-    this.#native.setKickTimer(this.#timer, Math.ceil((atMs - nowMs) * NS_PER_MS), this.#spec);
+    this.#native.setKickTimer(this.#timer, Math.ceil((atMs - nowMs) * NS_PER_MS));
     this.#atMs = atMs;
   }
 }

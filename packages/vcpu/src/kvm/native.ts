@@ -35,6 +35,7 @@ const EFD_NONBLOCK = 0o4000;
 const POLLIN = 1;
 /** struct pollfd. */
 const POLLFD_BYTES = 8;
+const ITIMERSPEC_BYTES = 32;
 const EpollCtl = { ADD: 1, MOD: 3 } as const;
 /** What an epoll set tells of a descriptor: that it is readable, each time it is asked, or once until it is told anew. */
 export const EpollEvents = { IN: 1, IN_ONCE: 0x4000_0001 } as const;
@@ -105,6 +106,9 @@ export class Native {
   readonly #ioctlStruct: (fd: number, request: number, argument: Uint8Array) => number;
   readonly #sigmask: (how: number, set: Uint8Array, old: Uint8Array | null) => number;
   readonly #pollfd = new Struct(POLLFD_BYTES);
+  readonly #timerSpec = new Struct(ITIMERSPEC_BYTES);
+  /** Where the arguments of frequent calls are: to ask each time costs as much as the call. */
+  readonly #places: Readonly<Record<"pollfd" | "timerSpec" | "kickSet" | "noTime", bigint>>;
   #eventLoop: EventLoop | null | undefined;
   static #instance: Native | string | undefined;
 
@@ -135,6 +139,12 @@ export class Native {
     this.#ioctl = libc.func("ioctl", "int", ["int", "unsigned long", "unsigned long"]);
     this.#ioctlStruct = libc.func("ioctl", "int", ["int", "unsigned long", "void *"]);
     this.#sigmask = libc.func("int pthread_sigmask(int how, void *set, void *old)");
+    this.#places = {
+      pollfd: this.address(this.#pollfd.bytes),
+      timerSpec: this.address(this.#timerSpec.bytes),
+      kickSet: this.address(KICK_SET),
+      noTime: this.address(NO_TIME),
+    };
   }
 
   /** The address of a buffer's bytes. It stays valid for as long as the buffer is referenced. */
@@ -242,7 +252,7 @@ export class Native {
     const pollfd = this.#pollfd;
     pollfd.setU32(0, fd);
     pollfd.setU32(4, POLLIN);
-    return this.#syscall(Syscall.poll, this.address(pollfd.bytes), 1, 0, 0, 0, 0) > 0;
+    return this.#syscall(Syscall.poll, this.#places.pollfd, 1, 0, 0, 0, 0) > 0;
   }
 
   /** The event loop of this process's main thread; `undefined` on another thread, or where Node hides its libuv. */
@@ -279,8 +289,8 @@ export class Native {
 
   /** Takes a pending kick of the calling thread away, so that the next KVM_RUN does not return at once. */
   eatKick(): void {
-    const set = kickSet();
-    this.#syscall(Syscall.rt_sigtimedwait, this.address(set), 0, this.address(NO_TIME), SIGSET_BYTES, 0, 0);
+    const { kickSet, noTime } = this.#places;
+    this.#syscall(Syscall.rt_sigtimedwait, kickSet, 0, noTime, SIGSET_BYTES, 0, 0);
   }
 
   /** Sends the kick signal to thread `tid` of this process; one that has ended is no error. */
@@ -304,11 +314,13 @@ export class Native {
     return id[0]!;
   }
 
-  /** Arms it for once in `ns`. `scratch` is a struct itimerspec of 32 bytes. */
-  setKickTimer(timer: number, ns: number, scratch: Struct): void {
-    scratch.setU64(16, BigInt(Math.floor(ns / 1_000_000_000)));
-    scratch.setU64(24, BigInt(Math.floor(ns % 1_000_000_000)));
-    this.#call("timer_settime", timer, 0, this.address(scratch.bytes), 0);
+  /** Arms it for once in `ns`, up to 2^32 s. @throws KvmError */
+  setKickTimer(timer: number, ns: number): void {
+    const seconds = Math.floor(ns / 1_000_000_000);
+    this.#timerSpec.setU32(16, seconds);
+    this.#timerSpec.setU32(24, Math.floor(ns - seconds * 1_000_000_000));
+    const result = this.#syscall(Syscall.timer_settime, timer, 0, this.#places.timerSpec, 0, 0, 0);
+    if (result !== 0) throw this.#failed("timer_settime");
   }
 
   #call(name: SyscallName, ...args: Word[]): Word {
@@ -326,10 +338,6 @@ export class Native {
 const NO_TIME = new Uint8Array(new ArrayBuffer(16));
 const KICK_SET = new Uint8Array(new ArrayBuffer(SIGSET_BYTES));
 KICK_SET[(KICK_SIGNAL - 1) >> 3] = 1 << ((KICK_SIGNAL - 1) & 7);
-
-function kickSet(): Uint8Array {
-  return KICK_SET;
-}
 
 /** The error for a call that failed with `errno`. */
 export function kvmError(call: string, errno: number): KvmError {

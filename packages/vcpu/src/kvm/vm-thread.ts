@@ -30,6 +30,8 @@ const SPIN_MAX_MS = 100;
  * process, or a stream that is always ready, would leave it nothing.
  */
 const OWN_MS = 1;
+/** A turn that is due within this time, in ms, is given at once: one way out of the guest less. */
+const EARLY_MS = 1;
 /** Shortest run, in ms, so that timers which are always due leave the guest some time. */
 const RUN_MIN_MS = 0.05;
 /** Without a thread that watches the event loop, it is looked at so often, in ms. */
@@ -147,12 +149,14 @@ export class VmThread implements KvmVcpuThreads {
     const startMs = performance.now();
     const endMs = startMs + Math.min(limitMs, SPIN_MAX_MS);
     const turnAtMs = startMs + turnMs;
+    if (turnMs < EARLY_MS && !this.#isKicked) return false;
     for (let nowMs = startMs; ; nowMs = performance.now()) {
       if (!this.#isKicked && this.#wantsTurn(nowMs, turnAtMs)) return false;
       if (this.#hears()) return true;
       if (!this.#isEntered) return false;
       if (nowMs >= endMs && nowMs > startMs) return limitMs < SPIN_MAX_MS;
-      if (this.#run(nowMs, Math.min(endMs, turnAtMs))) return true;
+      this.#arm(nowMs, Math.min(endMs, turnAtMs));
+      if (this.#run()) return true;
     }
   }
 
@@ -198,22 +202,30 @@ export class VmThread implements KvmVcpuThreads {
     return true;
   }
 
-  /** Enters the guest until `endMs` at the latest; true: it came out with what `exit()` reads. */
-  #run(nowMs: number, endMs: number): boolean {
-    const vcpu = this.#vcpu!;
+  again(): boolean {
+    return this.#isEntered && this.#run();
+  }
+
+  /** Enters the guest; true: it came out with what `exit()` reads. */
+  #run(): boolean {
     const words = this.#words;
-    if (!this.#isKicked) this.#timer.arm(Math.max(this.#runEndMs(nowMs, endMs), nowMs + RUN_MIN_MS), nowMs);
     Atomics.store(words, Watch.GUEST_THREAD, this.#threadId);
     // A kick has the guest's last instruction completed: that takes an entry.
     const isRung = !this.#isKicked && Atomics.load(words, Watch.BELL) !== this.#heard;
-    const result = isRung ? -EINTR : this.#native.run(vcpu.fd);
+    const result = isRung ? -EINTR : this.#native.run(this.#vcpu!.fd);
     Atomics.store(words, Watch.GUEST_THREAD, 0);
     if (result !== -EINTR || this.#isKicked) {
       this.#result = result;
       return true;
     }
-    if (!isRung) vcpu.finish(result, INTERRUPTED);
+    if (!isRung) this.#vcpu!.finish(result, INTERRUPTED);
     return false;
+  }
+
+  /** Has the guest kicked at `endMs`, or when something else is to be looked at. */
+  #arm(nowMs: number, endMs: number): void {
+    if (this.#isKicked) return;
+    this.#timer.arm(Math.max(this.#runEndMs(nowMs, endMs), nowMs + RUN_MIN_MS), nowMs);
   }
 
   #runEndMs(nowMs: number, endMs: number): number {
