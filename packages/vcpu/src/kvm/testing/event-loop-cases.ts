@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ConformanceError, expectEqual } from "../../testing/conformance/guest.ts";
 import { hex } from "../../testing/conformance/layout.ts";
+import type { VmOutcome } from "../../vm.ts";
 import type { KvmCase } from "./case.ts";
 import { APIC_GUEST, COUNTER_GUEST } from "./guests.ts";
 import { type KvmMachine, withMachine } from "./machine.ts";
@@ -45,14 +46,14 @@ async function expectEcho(): Promise<void> {
 }
 
 /** Starts a guest that halts with interrupts on, and waits until it does. */
-async function startHalting(m: KvmMachine): Promise<Promise<{ kind: string }>> {
+async function startHalting(m: KvmMachine): Promise<{ readonly run: Promise<VmOutcome> }> {
   m.start("protected", APIC_GUEST);
   const ready = new Promise<void>((done) => {
     m.onOutput = () => done();
   });
   const run = m.vm.run();
   await ready;
-  return run;
+  return { run };
 }
 
 /** The event loop goes on while the guest computes or halts, whichever thread that does it on. */
@@ -75,7 +76,7 @@ export const eventLoopCases: readonly KvmCase[] = [
     name: "sockets are served, and timers come in time, while the guest halts",
     run: ({ engine }) =>
       withMachine(engine(), { haltedForever: "wait" }, async (m) => {
-        const run = await startHalting(m);
+        const { run } = await startHalting(m);
         await expectEcho();
         for (let round = 0; round < 10; round++) {
           const start = performance.now();
@@ -91,7 +92,7 @@ export const eventLoopCases: readonly KvmCase[] = [
     name: "a guest that halts is paused, gone on with and stopped",
     run: ({ engine }) =>
       withMachine(engine(), {}, async (m) => {
-        const run = await startHalting(m);
+        const { run } = await startHalting(m);
         for (let round = 0; round < 5; round++) {
           await sleep(2);
           await m.vm.pause();
