@@ -38,8 +38,8 @@ const RUN_MIN_MS = 0.05;
 const LOOK_MS = 10;
 /** So many looks for nothing cost as much as the thread that makes them needless. */
 const WATCH_AFTER_LOOKS = 500;
-/** As often as that something had come and waited for a look: there is more to be expected. */
-const WATCH_AFTER_EVENTS = 16;
+/** So often something had come and waited for a look: there is more to be expected. V8's own threads bring some, too. */
+const WATCH_AFTER_EVENTS = 100;
 const EINTR = 4;
 const INTERRUPTED: VmExit = { reason: ExitReason.ExternalInterrupt };
 /** `setInterval`'s longest, in ms. */
@@ -148,8 +148,7 @@ export class VmThread implements KvmVcpuThreads {
   spin(limitMs: number, turnMs = Number.POSITIVE_INFINITY): boolean {
     const startMs = performance.now();
     const endMs = startMs + Math.min(limitMs, SPIN_MAX_MS);
-    const turnAtMs = startMs + turnMs;
-    if (turnMs < EARLY_MS && !this.#isKicked) return false;
+    const turnAtMs = turnMs < EARLY_MS ? startMs : startMs + turnMs;
     for (let nowMs = startMs; ; nowMs = performance.now()) {
       if (!this.#isKicked && this.#wantsTurn(nowMs, turnAtMs)) return false;
       if (this.#hears()) return true;
@@ -190,9 +189,8 @@ export class VmThread implements KvmVcpuThreads {
 
   /** @param turnAtMs when the event loop's turn is due for what the run loop did. */
   #wantsTurn(nowMs: number, turnAtMs: number): boolean {
-    if (nowMs >= turnAtMs) return true;
     if (nowMs < this.#turnedMs + OWN_MS) return false;
-    if (nowMs >= this.#loopDueMs) return true;
+    if (nowMs >= turnAtMs || nowMs >= this.#loopDueMs) return true;
     if (this.#isArmed) return Atomics.load(this.#words, Watch.LOOP) !== 0;
     if (nowMs < this.#lookedMs + LOOK_MS) return false;
     this.#lookedMs = nowMs;
@@ -231,8 +229,13 @@ export class VmThread implements KvmVcpuThreads {
   #runEndMs(nowMs: number, endMs: number): number {
     const ownMs = this.#turnedMs + OWN_MS;
     const turnMs = Math.max(this.#loopDueMs, ownMs);
-    if (nowMs < ownMs) return Math.min(endMs, ownMs);
-    if (this.#isWatching()) return Math.min(endMs, turnMs);
+    if (this.#isArmed) return Math.min(endMs, turnMs);
+    if (nowMs < ownMs) {
+      // Where somebody watches, that is gone on with then.
+      if (this.#watch !== undefined) return Math.min(endMs, ownMs);
+    } else if (this.#isWatching()) {
+      return Math.min(endMs, turnMs);
+    }
     return Math.min(endMs, turnMs, this.#lookedMs + LOOK_MS);
   }
 
