@@ -130,15 +130,20 @@ describe("bench kvm: exits", () => {
     await count(exitLoopRunner(program));
   });
 
-  for (const place of ["vm-thread", "own-thread"] as const) {
+  for (const [place, vcpuThreads] of [
+    ["vm-thread", "auto"],
+    ["vm-thread-irqchip", "never"],
+    ["own-thread", "always"],
+  ] as const) {
     it(`the engine counts the same, ${place}`, async (context) => {
       if (missing !== undefined) context.skip(missing);
-      await count(await engineRunner(createKvmEngine(), place));
+      await count(await engineRunner(createKvmEngine({ vcpuThreads }), place));
     });
 
     it(`every sampled exit is measured, ${place}`, async (context) => {
       if (missing !== undefined) context.skip(missing);
-      const samples = await exitLatencies(createKvmEngine(), place, { samples: 50, pauseUs: 100 });
+      const engine = createKvmEngine({ vcpuThreads });
+      const samples = await exitLatencies(engine, place, { samples: 50, pauseUs: 100 });
       expect(samples).toHaveLength(50);
       for (const us of samples) expect(us).toBeGreaterThan(0);
     });

@@ -17,10 +17,12 @@ const STOP_PORT = 0xf4;
 const ROM_BASE = 0xffff_f000;
 const ROM_BYTES = 0x1000;
 
-/** Which of the engine's two ways to run a vCPU is measured. */
+/** Which of the engine's ways to run a vCPU is measured. */
 export type VcpuPlace =
   /** On the VM's thread, in slices: an exit is answered where it happens. */
   | "vm-thread"
+  /** On the VM's thread with KVM's interrupt controller, until an exit or a kick. */
+  | "vm-thread-irqchip"
   /** In a Worker of its own: exits cross to the VM's thread by the mailbox. */
   | "own-thread";
 

@@ -1,5 +1,6 @@
 /** What the three parts measure, on this machine's /dev/kvm: the same on a host and inside the rig. */
 import type { Engine } from "@skep/vcpu";
+import type { KvmOptions } from "@skep/vcpu/kvm";
 import { type BootCommand, type BootTimes, boot } from "./boots.ts";
 import type { VcpuPlace } from "./exit-machine.ts";
 import { type ExitRunner, engineRunner, exitLoopRunner } from "./exits.ts";
@@ -77,9 +78,20 @@ export interface LatencyPlan {
 /** Of the samples, the first part in which JavaScript is not compiled yet. */
 const WARM_UP_PART = 0.2;
 
-export async function measureLatencies(engine: Engine, plan: LatencyPlan): Promise<LatencyFigures[]> {
+/** Whether vCPUs have threads of their own, so that hosts of one processor measure both ways. */
+const VCPU_THREADS = {
+  "vm-thread": "auto",
+  "vm-thread-irqchip": "never",
+  "own-thread": "always",
+} as const satisfies Record<VcpuPlace, KvmOptions["vcpuThreads"]>;
+
+export async function measureLatencies(
+  makeEngine: (options: KvmOptions) => Engine,
+  plan: LatencyPlan,
+): Promise<LatencyFigures[]> {
   const figures: LatencyFigures[] = [];
-  for (const place of ["vm-thread", "own-thread"] as const) {
+  for (const place of ["vm-thread", "vm-thread-irqchip", "own-thread"] as const) {
+    const engine = makeEngine({ vcpuThreads: VCPU_THREADS[place] });
     for (const [samples, pauseUs] of [
       [plan.busy, 0],
       [plan.idle, plan.pauseUs],

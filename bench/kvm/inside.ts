@@ -19,7 +19,7 @@ if (plan.exits) {
 }
 if (plan.mailbox) {
   say("mailbox");
-  give({ mailbox: await measureLatencies(engine, plan.mailbox) });
+  give({ mailbox: await measureLatencies(createKvmEngine, plan.mailbox) });
 }
 if (plan.boot) {
   const { guest, cli, qemu, firmware, rounds, timeoutMs } = plan.boot;

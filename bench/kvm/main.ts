@@ -84,7 +84,7 @@ async function onHost(exitLoop: string | undefined): Promise<KvmFigures | undefi
   }
   if (parts.has("mailbox")) {
     say("host: mailbox");
-    figures.mailbox = await measureLatencies(engine, LATENCIES.host);
+    figures.mailbox = await measureLatencies(createKvmEngine, LATENCIES.host);
   }
   if (!parts.has("boot")) return figures;
   if (!usable) say(`left out: boot on the host: ${evidence}`);

@@ -1,9 +1,15 @@
 /** The figures as tables for a person. */
 import type { BootTimes } from "./boots.ts";
+import type { VcpuPlace } from "./exit-machine.ts";
 import type { BootFigures, ExitFigures, LatencyFigures } from "./figures.ts";
 import type { KvmFigures } from "./inside-plan.ts";
 import { median, medianRatio } from "./statistics.ts";
 
+const PLACES: Readonly<Record<VcpuPlace, string>> = {
+  "vm-thread": "in slices",
+  "vm-thread-irqchip": "on the VM's thread",
+  "own-thread": "by the mailbox",
+};
 /** Rows of port counts and of exit reasons that are shown. */
 const TOP = 6;
 
@@ -31,7 +37,7 @@ function latencyTable(figures: readonly LatencyFigures[]): string[] {
     "a port read as the guest sees it, µs",
     row("", "median", "p99", "samples"),
     ...figures.map(({ place, pauseUs, samples, medianUs, p99Us }) => {
-      const where = place === "vm-thread" ? "in slices" : "by the mailbox";
+      const where = PLACES[place];
       const name = `${where}, ${pauseUs === 0 ? "one after the other" : `every ${pauseUs / 1000} ms`}`;
       return row(name, medianUs.toFixed(1), p99Us.toFixed(1), String(samples));
     }),

@@ -1,4 +1,3 @@
-import { createSoftvtEngine } from "@skep/softvt";
 import { type Engine, type EngineProbe, EngineUnavailableError } from "@skep/vcpu";
 import { importKvm } from "./kvm-entry.ts";
 
@@ -12,6 +11,12 @@ export interface EngineNeeds {
   readonly countsInstructions?: boolean;
   /** Told in one line why "auto" did not take an engine that is there. */
   readonly onNotice?: (notice: string) => void;
+}
+
+/** Makes the software engine. It is a third of all code here: who asks for KVM does not wait for it to be loaded. */
+export async function loadSoftvtEngine(): Promise<Engine> {
+  const { createSoftvtEngine } = await import("@skep/softvt");
+  return createSoftvtEngine();
 }
 
 /** Makes KVM's engine. @throws EngineUnavailableError where its package part cannot be loaded, as in a browser. */
@@ -38,14 +43,14 @@ export async function selectEngine(name: EngineName, needs: EngineNeeds = {}): P
     if (engine !== undefined && probe.usable) return engine;
     if (!probe.isAbsent) needs.onNotice?.(`softvt runs this guest, not KVM: ${probe.evidence}`);
   }
-  return usable(createSoftvtEngine());
+  return usable(await loadSoftvtEngine());
 }
 
 /** Whoever asks for KVM by name gets it where it opens, however slow: a notice says so. */
 async function askedKvm(engine: Engine, needs: EngineNeeds): Promise<Engine> {
   // Reading this opens the device, and throws with the reason where that fails.
   if (engine.maxVcpus < 1) return usable(engine);
-  const probe = await engine.probe();
+  const probe = await engine.probe({ quick: true });
   if (!probe.usable) needs.onNotice?.(probe.evidence);
   return engine;
 }

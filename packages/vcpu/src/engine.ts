@@ -13,6 +13,14 @@ export interface EngineProbe {
   readonly isAbsent?: boolean;
 }
 
+export interface EngineProbeOptions {
+  /**
+   * Takes the processor's word for it, where it gives one, that guests run at speed: none is run to measure it. Default
+   * false.
+   */
+  readonly quick?: boolean;
+}
+
 export interface EngineVmOptions {
   /** Guest-physical memory; its EPT and arena are what the guest may touch. */
   readonly memory: AddressSpace;
@@ -55,7 +63,7 @@ export interface Engine {
   readonly tscHz?: number;
   /** Makes an interrupt controller for one VM, not attached yet. There where `hasIrqchip`. */
   createIrqChip?(options: { readonly vcpus: number }): EngineIrqChip;
-  probe(): Promise<EngineProbe>;
+  probe(options?: EngineProbeOptions): Promise<EngineProbe>;
   /** @throws EngineUnavailableError where this machine cannot run it. */
   createVm(options: EngineVmOptions): Promise<EngineVm>;
 }
@@ -81,6 +89,11 @@ export interface EngineVm {
  * State is read and written, and `EngineVcpu`'s other methods are called, only while a vCPU is stopped.
  */
 export interface VcpuThreads {
+  /**
+   * The guest runs on the VM's thread itself, within `spin()`: that is false where the event loop wants its turn, and
+   * `wait()` gives it and comes back. Default false.
+   */
+  readonly sharesThread?: boolean;
   /** A run begins and time goes on: `nowNs` and `tsc` are the clock's. Called while every vCPU is stopped. */
   start(nowNs: number, tsc: bigint): void;
   /** The run is over: every vCPU is stopped, and nothing here keeps the process from ending. */
@@ -103,8 +116,16 @@ export interface VcpuThreads {
   /**
    * Waits a little, `limitMs` at most if that is long, without leaving this thread; true where a vCPU stopped
    * meanwhile, or `ring()` was called.
+   *
+   * @param turnMs in how many ms the event loop's turn is due, for what was done since its last; absent: it is not. Only
+   * asked for where `sharesThread`.
    */
-  spin(limitMs: number): boolean;
+  spin(limitMs: number, turnMs?: number): boolean;
+  /**
+   * Where `sharesThread`: goes on with the `spin()` that ended with an exit, until the same time; true where there is
+   * another exit.
+   */
+  again?(): boolean;
   /** Resolves once a vCPU has stopped since `spin()` or `wait()` last said so, `ring()` was called, or `ms` are over. */
   wait(ms: number): Promise<void>;
   /** Ends a `wait()`. */

@@ -132,22 +132,33 @@ export class ThreadLoop implements VcpuLoop {
   }
 
   async #serve(): Promise<void> {
+    const sharesThread = this.#threads.sharesThread === true;
     let yieldedMs = this.#scheduler.hostMs();
     let quietSinceMs = yieldedMs;
+    /** Devices ran since the event loop's turn: what they began with promises and streams is to go on. */
+    let owesTurn = true;
     while (this.#end === undefined && !this.#stopRequested) {
-      this.#fireTimers();
+      if (this.#fireTimers()) owesTurn = true;
       const nowMs = this.#scheduler.hostMs();
+      const turnMs = owesTurn ? this.#yieldMs - (nowMs - yieldedMs) : Number.POSITIVE_INFINITY;
       if (this.#answerAll()) {
         quietSinceMs = nowMs;
-        if (nowMs - yieldedMs < this.#yieldMs) continue;
+        // The last spin ends when the turn is due: until then there is no need to ask what time it is, for each exit.
+        if (owesTurn) while (this.#threads.again?.() && this.#answerAll());
+        owesTurn = true;
+        if (sharesThread || nowMs - yieldedMs < this.#yieldMs) continue;
         // A wait that was over at once has not let the event loop run: only this counts as its turn.
         await this.#scheduler.yield();
         yieldedMs = this.#scheduler.hostMs();
-      } else if (this.#threads.spin(this.#untilTimerMs())) {
+      } else if (this.#threads.spin(this.#untilTimerMs(), turnMs)) {
         // Something stopped or rang meanwhile.
       } else if (this.#endsWhenHalted && nowMs - quietSinceMs >= STUCK_CHECK_MS) {
         await this.#endIfStuck();
         quietSinceMs = this.#scheduler.hostMs();
+      } else if (sharesThread) {
+        await this.#threads.wait(0);
+        yieldedMs = this.#scheduler.hostMs();
+        owesTurn = false;
       } else {
         await this.#wait();
       }
@@ -274,10 +285,13 @@ export class ThreadLoop implements VcpuLoop {
     for (const slot of this.#slots) if (!slot.isRunning && slot.isClean) this.#enter(slot);
   }
 
-  #fireTimers(): void {
+  /** Whether one was due. */
+  #fireTimers(): boolean {
     const now = this.#clock.now();
     const { timers } = this.#clock;
-    if (timers.nextDeadline <= now) timers.fireDue(now);
+    if (timers.nextDeadline > now) return false;
+    timers.fireDue(now);
+    return true;
   }
 
   /** Not more than 0 where a timer is due. */

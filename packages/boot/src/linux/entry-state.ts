@@ -112,7 +112,8 @@ function identityPageTables(): Uint8Array {
     tables.u64(pdpt + i * ENTRY_BYTES, directory + PRESENT_WRITABLE);
   }
   for (let i = 0; i < 4 * 512; i++) {
-    tables.u64(directories + i * ENTRY_BYTES, i * 0x20_0000 + PAGE_2M);
+    // Below 4 GiB, the upper half of an entry stays 0.
+    tables.u32(directories + i * ENTRY_BYTES, i * 0x20_0000 + PAGE_2M);
   }
   return tables.bytes;
 }

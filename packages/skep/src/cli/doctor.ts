@@ -1,6 +1,5 @@
-import { createSoftvtEngine } from "@skep/softvt";
 import type { EngineProbe } from "@skep/vcpu";
-import { loadKvmEngine } from "../engines.ts";
+import { loadKvmEngine, loadSoftvtEngine } from "../engines.ts";
 import { ExitStatus } from "./status.ts";
 import { Arguments } from "./usage.ts";
 
@@ -19,7 +18,7 @@ export async function doctor(argv: readonly string[]): Promise<number> {
   process.stdout.write(`Node ${process.version} on ${process.platform} ${process.arch}\n`);
   const engines: [string, EngineProbe][] = [
     ["kvm", await (await loadKvmEngine()).probe()],
-    ["softvt", await createSoftvtEngine().probe()],
+    ["softvt", await (await loadSoftvtEngine()).probe()],
   ];
   for (const [name, { usable, evidence }] of engines) {
     process.stdout.write(`${name.padEnd(8)}${usable ? "usable    " : "not usable"}  ${evidence}\n`);

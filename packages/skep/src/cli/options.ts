@@ -1,5 +1,4 @@
-import { createSoftvtEngine } from "@skep/softvt";
-import { ENGINE_NAMES, type EngineName } from "../engines.ts";
+import { ENGINE_NAMES, type EngineName, loadSoftvtEngine } from "../engines.ts";
 import { yieldHelperThreads } from "../node/helper-threads.ts";
 import type { Arguments } from "./usage.ts";
 
@@ -45,7 +44,7 @@ export function startSoftvt(args: Arguments): void {
   if (args.choice("engine", ENGINE_NAMES, "auto") === "kvm") return;
   yieldHelperThreads();
   // A probe never fails; where there is no engine, that is said when it is wanted.
-  void createSoftvtEngine().probe();
+  void loadSoftvtEngine().then((engine) => engine.probe());
 }
 
 /** @throws UsageError for the first option that cannot be used. */

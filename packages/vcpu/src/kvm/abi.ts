@@ -134,6 +134,7 @@ export const Capability = {
   KVM_CAP_SREGS2: 200,
   KVM_CAP_EXIT_ON_EMULATION_FAILURE: 204,
   KVM_CAP_XSAVE2: 208,
+  KVM_CAP_VM_TSC_CONTROL: 214,
   KVM_CAP_DIRTY_LOG_RING_ACQ_REL: 223,
 } as const;
 export type CapabilityName = keyof typeof Capability;

@@ -25,19 +25,24 @@ export function supportedCpuid(native: Native, kvmFd: number): CpuidTable {
   const list = new Struct(Size.CPUID2_HEADER + MAX_ENTRIES * Size.CPUID_ENTRY);
   list.setU32(0, MAX_ENTRIES);
   native.ioctlStruct(kvmFd, "KVM_GET_SUPPORTED_CPUID", list);
-  const leaves = new Map<string, Registers>();
+  const leaves = new Map<number, Registers>();
   for (let i = 0; i < list.u32(0); i++) {
     const at = Size.CPUID2_HEADER + i * Size.CPUID_ENTRY;
     const isIndexed = (list.u32(at + CpuidEntry.FLAGS) & CPUID_SIGNIFICANT_INDEX) !== 0;
     const subleaf = isIndexed ? list.u32(at + CpuidEntry.INDEX) : 0;
-    leaves.set(`${list.u32(at + CpuidEntry.FUNCTION)}.${subleaf}`, {
+    leaves.set(keyOf(list.u32(at + CpuidEntry.FUNCTION), subleaf), {
       eax: list.u32(at + CpuidEntry.EAX),
       ebx: list.u32(at + CpuidEntry.EBX),
       ecx: list.u32(at + CpuidEntry.ECX),
       edx: list.u32(at + CpuidEntry.EDX),
     });
   }
-  return { query: (_index, leaf, subleaf) => leaves.get(`${leaf}.${subleaf}`) ?? EMPTY };
+  return { query: (_index, leaf, subleaf) => leaves.get(keyOf(leaf, subleaf)) ?? EMPTY };
+}
+
+/** Exact for every 32-bit leaf and the first 2^20 subleaves, beyond which nobody has any. */
+function keyOf(leaf: number, subleaf: number): number {
+  return leaf * 2 ** 20 + Math.min(subleaf, 2 ** 20 - 1);
 }
 
 /**

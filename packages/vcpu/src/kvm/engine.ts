@@ -1,5 +1,12 @@
 /** KVM as an engine of `@skep/vcpu`. */
-import type { CpuidTable, Engine, EngineProbe, EngineVm, EngineVmOptions } from "../engine.ts";
+import type {
+  CpuidTable,
+  Engine,
+  EngineProbe,
+  EngineProbeOptions,
+  EngineVm,
+  EngineVmOptions,
+} from "../engine.ts";
 import { EngineUnsuitableError } from "../errors.ts";
 import type { EngineIrqChip } from "../irq.ts";
 import { KVM_DEVICE, KvmHost, NEEDED_FOR_IRQCHIP } from "./host.ts";
@@ -50,8 +57,8 @@ class KvmEngine implements Engine {
     return this.#facts.tscHz;
   }
 
-  probe(): Promise<EngineProbe> {
-    return probeKvm(this.#device);
+  probe(options: EngineProbeOptions = {}): Promise<EngineProbe> {
+    return probeKvm(this.#device, options);
   }
 
   createIrqChip(options: { readonly vcpus: number }): EngineIrqChip {
@@ -82,16 +89,7 @@ class KvmEngine implements Engine {
     if (this.#known) return this.#known;
     const host = KvmHost.open(this.#device);
     try {
-      const { native } = host;
-      const vm = native.ioctl(host.fd, "KVM_CREATE_VM");
-      try {
-        const vcpu = native.ioctl(vm, "KVM_CREATE_VCPU", 0);
-        const tscHz = native.ioctl(vcpu, "KVM_GET_TSC_KHZ") * 1000;
-        native.close(vcpu);
-        this.#known = { maxVcpus: host.maxVcpus, cpuid: host.cpuid, tscHz };
-      } finally {
-        native.close(vm);
-      }
+      this.#known = { maxVcpus: host.maxVcpus, cpuid: host.cpuid, tscHz: host.tscHz };
     } finally {
       host.close();
     }

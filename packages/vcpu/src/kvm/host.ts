@@ -38,13 +38,20 @@ export const NEEDED_FOR_IRQCHIP: readonly CapabilityName[] = [
 /** A host's answers to KVM_CHECK_EXTENSION. */
 export type Capabilities = Readonly<Record<CapabilityName, number>>;
 
+/** What does not change while the host is up: asked once of each device. */
+interface HostFacts {
+  readonly capabilities: Capabilities;
+  cpuid?: CpuidTable;
+  msrs?: readonly number[];
+  tscHz?: number;
+}
+const KNOWN = new Map<string, HostFacts>();
+
 /** An open /dev/kvm. */
 export class KvmHost {
   readonly native: Native;
   readonly fd: number;
-  readonly capabilities: Capabilities;
-  #cpuid: CpuidTable | undefined;
-  #msrs: readonly number[] | undefined;
+  readonly #facts: HostFacts;
 
   /**
    * Opens the device and checks that it is one that the engine can use.
@@ -82,13 +89,13 @@ export class KvmHost {
         `KVM_GET_API_VERSION gave ${version}, expected ${KVM_API_VERSION}: this kernel's KVM is not one that is known`,
       );
     }
-    this.capabilities = Object.fromEntries(
-      Object.entries(Capability).map(([name, number]) => [
-        name,
-        native.ioctl(fd, "KVM_CHECK_EXTENSION", number),
-      ]),
-    ) as Record<CapabilityName, number>;
+    this.#facts = KNOWN.get(device) ?? { capabilities: readCapabilities(native, fd) };
+    KNOWN.set(device, this.#facts);
     this.require(NEEDED);
+  }
+
+  get capabilities(): Capabilities {
+    return this.#facts.capabilities;
   }
 
   /** @throws EngineUnavailableError naming the capabilities that are missing. */
@@ -103,14 +110,20 @@ export class KvmHost {
   }
 
   get cpuid(): CpuidTable {
-    this.#cpuid ??= supportedCpuid(this.native, this.fd);
-    return this.#cpuid;
+    this.#facts.cpuid ??= supportedCpuid(this.native, this.fd);
+    return this.#facts.cpuid;
   }
 
   /** MSRs that belong to a vCPU's state. */
   get stateMsrs(): readonly number[] {
-    this.#msrs ??= stateMsrs(this.native, this.fd);
-    return this.#msrs;
+    this.#facts.msrs ??= stateMsrs(this.native, this.fd);
+    return this.#facts.msrs;
+  }
+
+  /** Frequency in Hz at which a guest's TSC runs unless it is set. */
+  get tscHz(): number {
+    this.#facts.tscHz ??= this.#readTscHz();
+    return this.#facts.tscHz;
   }
 
   /** Bytes of a vCPU's XSAVE area. */
@@ -134,6 +147,31 @@ export class KvmHost {
   close(): void {
     this.native.close(this.fd);
   }
+
+  /** Only a VM knows it, and before Linux 5.18 only a vCPU. */
+  #readTscHz(): number {
+    const { native } = this;
+    const vm = native.ioctl(this.fd, "KVM_CREATE_VM");
+    try {
+      if (this.capabilities.KVM_CAP_VM_TSC_CONTROL > 0) return native.ioctl(vm, "KVM_GET_TSC_KHZ") * 1000;
+      const vcpu = native.ioctl(vm, "KVM_CREATE_VCPU", 0);
+      try {
+        return native.ioctl(vcpu, "KVM_GET_TSC_KHZ") * 1000;
+      } finally {
+        native.close(vcpu);
+      }
+    } finally {
+      native.close(vm);
+    }
+  }
+}
+
+function readCapabilities(native: Native, fd: number): Capabilities {
+  const all = Object.entries(Capability).map(([name, number]) => [
+    name,
+    native.ioctl(fd, "KVM_CHECK_EXTENSION", number),
+  ]);
+  return Object.fromEntries(all) as Capabilities;
 }
 
 function unavailable(evidence: string, cause?: unknown): EngineUnavailableError {

@@ -5,13 +5,15 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import { constants, endianness } from "node:os";
+import { isMainThread } from "node:worker_threads";
 import type Koffi from "koffi";
 import { Ioctl, type IoctlName } from "./abi.ts";
 import { KvmError } from "./errors.ts";
-import type { Struct } from "./structs.ts";
+import { Struct } from "./structs.ts";
 
 /** System call numbers of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl). */
 const Syscall = {
+  poll: 7,
   mmap: 9,
   munmap: 11,
   rt_sigtimedwait: 128,
@@ -30,6 +32,15 @@ export const MapFlag = { SHARED: 1, PRIVATE: 2, ANONYMOUS: 0x20, NORESERVE: 0x40
 /** eventfd2's flags. */
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
+const POLLIN = 1;
+/** struct pollfd. */
+const POLLFD_BYTES = 8;
+const ITIMERSPEC_BYTES = 32;
+const EpollCtl = { ADD: 1, MOD: 3 } as const;
+/** What an epoll set tells of a descriptor: that it is readable, each time it is asked, or once until it is told anew. */
+export const EpollEvents = { IN: 1, IN_ONCE: 0x4000_0001 } as const;
+/** Clocks of `timer_create`. */
+export const TimerClock = { MONOTONIC: 1, THREAD_CPU: 3 } as const;
 
 /**
  * The signal that brings a vCPU out of KVM_RUN: a real-time one that neither glibc (32, 33) nor Node uses. It
@@ -77,6 +88,14 @@ export interface Mapping {
   readonly bytes: Uint8Array;
 }
 
+/** Node's event loop, as libuv shows it to its process. Asked on the main thread alone. */
+export interface EventLoop {
+  /** An epoll set: readable where a descriptor that the loop waits for is. */
+  readonly fd: number;
+  /** Milliseconds until its next timer; 0: there is something to do at once; -1: nothing but descriptors. */
+  timeoutMs(): number;
+}
+
 /** Native calls through koffi. One instance serves the process. */
 export class Native {
   /** Where a Worker finds koffi. */
@@ -86,6 +105,11 @@ export class Native {
   readonly #ioctl: (fd: number, request: number, argument: Word) => number;
   readonly #ioctlStruct: (fd: number, request: number, argument: Uint8Array) => number;
   readonly #sigmask: (how: number, set: Uint8Array, old: Uint8Array | null) => number;
+  readonly #pollfd = new Struct(POLLFD_BYTES);
+  readonly #timerSpec = new Struct(ITIMERSPEC_BYTES);
+  /** Where the arguments of frequent calls are: to ask each time costs as much as the call. */
+  readonly #places: Readonly<Record<"pollfd" | "timerSpec" | "kickSet" | "noTime", bigint>>;
+  #eventLoop: EventLoop | null | undefined;
   static #instance: Native | string | undefined;
 
   /** @returns a reason as text where this is not x86-64 Linux or koffi does not load. */
@@ -115,6 +139,12 @@ export class Native {
     this.#ioctl = libc.func("ioctl", "int", ["int", "unsigned long", "unsigned long"]);
     this.#ioctlStruct = libc.func("ioctl", "int", ["int", "unsigned long", "void *"]);
     this.#sigmask = libc.func("int pthread_sigmask(int how, void *set, void *old)");
+    this.#places = {
+      pollfd: this.address(this.#pollfd.bytes),
+      timerSpec: this.address(this.#timerSpec.bytes),
+      kickSet: this.address(KICK_SET),
+      noTime: this.address(NO_TIME),
+    };
   }
 
   /** The address of a buffer's bytes. It stays valid for as long as the buffer is referenced. */
@@ -199,15 +229,50 @@ export class Native {
   }
 
   /** Waits for `fd` to become readable, too; its events carry `key` and the descriptor. @throws KvmError */
-  epollAdd(epoll: number, fd: number, key: number): void {
-    // struct epoll_event, packed: EPOLLIN, then 64 bits of the caller's.
-    const event = new Uint8Array(new ArrayBuffer(16));
-    const view = new DataView(event.buffer);
-    view.setUint32(0, 1, true);
-    view.setUint32(4, key, true);
-    view.setUint32(8, fd, true);
-    const EPOLL_CTL_ADD = 1;
-    this.#call("epoll_ctl", epoll, EPOLL_CTL_ADD, fd, this.address(event));
+  epollAdd(epoll: number, fd: number, key: number, events: number = EpollEvents.IN): void {
+    this.#epollCtl(epoll, EpollCtl.ADD, { fd, key, events });
+  }
+
+  /** Tells an epoll set anew what to wait for of a descriptor that it has. @throws KvmError */
+  epollModify(epoll: number, fd: number, key: number, events: number): void {
+    this.#epollCtl(epoll, EpollCtl.MOD, { fd, key, events });
+  }
+
+  #epollCtl(epoll: number, operation: number, entry: { fd: number; key: number; events: number }): void {
+    // struct epoll_event, packed: events, then 64 bits of the caller's.
+    const event = new Struct(16);
+    event.setU32(0, entry.events);
+    event.setU32(4, entry.key);
+    event.setU32(8, entry.fd);
+    this.#call("epoll_ctl", epoll, operation, entry.fd, this.address(event.bytes));
+  }
+
+  /** Whether a descriptor is known to be readable now: a signal keeps it from being looked at. */
+  isReadable(fd: number): boolean {
+    const pollfd = this.#pollfd;
+    pollfd.setU32(0, fd);
+    pollfd.setU32(4, POLLIN);
+    return this.#syscall(Syscall.poll, this.#places.pollfd, 1, 0, 0, 0, 0) > 0;
+  }
+
+  /** The event loop of this process's main thread; `undefined` on another thread, or where Node hides its libuv. */
+  eventLoop(): EventLoop | undefined {
+    if (!isMainThread) return undefined;
+    this.#eventLoop ??= this.#findEventLoop() ?? null;
+    return this.#eventLoop ?? undefined;
+  }
+
+  #findEventLoop(): EventLoop | undefined {
+    try {
+      const node = this.#koffi.load(null);
+      const loop: unknown = node.func("void *uv_default_loop()")();
+      const fd: number = node.func("int uv_backend_fd(void *loop)")(loop);
+      const timeout = node.func("int uv_backend_timeout(void *loop)");
+      return fd < 0 ? undefined : { fd, timeoutMs: () => timeout(loop) as number };
+    } catch {
+      // A Node that exports none of these.
+      return undefined;
+    }
   }
 
   /** Kernel's id of the calling thread. */
@@ -224,8 +289,8 @@ export class Native {
 
   /** Takes a pending kick of the calling thread away, so that the next KVM_RUN does not return at once. */
   eatKick(): void {
-    const set = kickSet();
-    this.#syscall(Syscall.rt_sigtimedwait, this.address(set), 0, this.address(NO_TIME), SIGSET_BYTES, 0, 0);
+    const { kickSet, noTime } = this.#places;
+    this.#syscall(Syscall.rt_sigtimedwait, kickSet, 0, noTime, SIGSET_BYTES, 0, 0);
   }
 
   /** Sends the kick signal to thread `tid` of this process; one that has ended is no error. */
@@ -234,10 +299,10 @@ export class Native {
   }
 
   /**
-   * A timer that kicks the calling thread, by the time that this thread has run: on a busy host a guest is not cut off
-   * before its turn. @throws KvmError
+   * A timer that kicks the calling thread: by the time that this thread has run, so that on a busy host a guest is not cut
+   * off before its turn, or by time as it passes. @throws KvmError
    */
-  kickTimer(): number {
+  kickTimer(clock: number): number {
     // struct sigevent: value, signo, notify, thread id; SIGEV_THREAD_ID is 4.
     const event = new Uint8Array(new ArrayBuffer(64));
     const view = new DataView(event.buffer);
@@ -245,21 +310,17 @@ export class Native {
     view.setInt32(12, 4, true);
     view.setInt32(16, this.threadId(), true);
     const id = new Int32Array(new ArrayBuffer(8));
-    const CLOCK_THREAD_CPUTIME_ID = 3;
-    this.#call(
-      "timer_create",
-      CLOCK_THREAD_CPUTIME_ID,
-      this.address(event),
-      this.address(new Uint8Array(id.buffer)),
-    );
+    this.#call("timer_create", clock, this.address(event), this.address(new Uint8Array(id.buffer)));
     return id[0]!;
   }
 
-  /** Arms it for once in `ns`. `scratch` is a struct itimerspec of 32 bytes. */
-  setKickTimer(timer: number, ns: number, scratch: Struct): void {
-    scratch.setU64(16, BigInt(Math.floor(ns / 1_000_000_000)));
-    scratch.setU64(24, BigInt(Math.floor(ns % 1_000_000_000)));
-    this.#call("timer_settime", timer, 0, this.address(scratch.bytes), 0);
+  /** Arms it for once in `ns`, up to 2^32 s. @throws KvmError */
+  setKickTimer(timer: number, ns: number): void {
+    const seconds = Math.floor(ns / 1_000_000_000);
+    this.#timerSpec.setU32(16, seconds);
+    this.#timerSpec.setU32(24, Math.floor(ns - seconds * 1_000_000_000));
+    const result = this.#syscall(Syscall.timer_settime, timer, 0, this.#places.timerSpec, 0, 0, 0);
+    if (result !== 0) throw this.#failed("timer_settime");
   }
 
   #call(name: SyscallName, ...args: Word[]): Word {
@@ -277,10 +338,6 @@ export class Native {
 const NO_TIME = new Uint8Array(new ArrayBuffer(16));
 const KICK_SET = new Uint8Array(new ArrayBuffer(SIGSET_BYTES));
 KICK_SET[(KICK_SIGNAL - 1) >> 3] = 1 << ((KICK_SIGNAL - 1) & 7);
-
-function kickSet(): Uint8Array {
-  return KICK_SET;
-}
 
 /** The error for a call that failed with `errno`. */
 export function kvmError(call: string, errno: number): KvmError {

@@ -1,32 +1,21 @@
-/** The VM's thread's side of the vCPUs' threads. */
+/** vCPUs on threads of their own: the VM's thread's side. */
 import type { Worker } from "node:worker_threads";
-import type { VcpuThreads } from "../engine.ts";
 import type { VmExit } from "../exit.ts";
-import { DoorbellThread } from "./doorbell-thread.ts";
 import { KvmThreadError } from "./errors.ts";
 import type { Doorbell, DoorbellRange } from "./event-fds.ts";
+import { endWithProcess, type KvmVcpuThreads, noLongerAlive, type StartTime } from "./live-threads.ts";
 import type { Native } from "./native.ts";
 import type { KvmVcpu } from "./vcpu.ts";
 import { Box, BoxState, SPIN_ROUNDS, VCPU_PROGRAM, type VcpuThreadData } from "./vcpu-thread.ts";
+import { waitAsync } from "./wait-async.ts";
+import { Watch, WatchThread } from "./watch-thread.ts";
 import { startJob, type WorkerJob } from "./worker-pool.ts";
-
-interface WaitAsync {
-  waitAsync(
-    words: Int32Array,
-    index: number,
-    value: number,
-    ms: number,
-  ): { async: false } | { async: true; value: Promise<string> };
-}
 
 /**
  * Longest sleep on the VM's thread that its event loop does not see, in ms: waking from one that it sees takes ten times
  * as long as waking from Atomics.wait.
  */
 const BLOCK_MS = 1;
-
-/** What the VM does about its clocks when time goes on. */
-export type StartTime = (nowNs: number, tsc: bigint) => void;
 
 class VcpuThread {
   readonly vcpu: KvmVcpu;
@@ -52,27 +41,21 @@ class VcpuThread {
   }
 }
 
-/** Threads that the process would wait for at its end, if nobody kicked them out of the guest. */
-const LIVE = new Set<KvmThreads>();
-process.on("exit", () => {
-  for (const threads of LIVE) threads.abandon();
-});
-
-export class KvmThreads implements VcpuThreads {
+export class KvmThreads implements KvmVcpuThreads {
   readonly #native: Native;
   readonly #threads: VcpuThread[] = [];
   readonly #startTime: StartTime;
-  /** Counts stops and `ring()`s. */
-  readonly #bell = new Int32Array(new SharedArrayBuffer(4));
+  /** `Watch`; the bell counts stops and `ring()`s, too. */
+  readonly #bell = new Int32Array(new SharedArrayBuffer(4 * Watch.WORDS));
   #heard = 0;
   readonly #vmFd: number;
-  #doorbells: DoorbellThread | undefined;
+  #doorbells: WatchThread | undefined;
 
   constructor(native: Native, vmFd: number, startTime: StartTime) {
     this.#native = native;
     this.#vmFd = vmFd;
     this.#startTime = startTime;
-    LIVE.add(this);
+    endWithProcess(this);
   }
 
   /** Starts a vCPU's thread; it waits for `enter`. */
@@ -87,7 +70,7 @@ export class KvmThreads implements VcpuThreads {
 
   /** Guest writes to `range` call `onRing` on this thread while the VM runs, without an exit. @throws KvmError */
   addDoorbell(range: DoorbellRange, onRing: () => void): Doorbell {
-    this.#doorbells ??= new DoorbellThread(this.#native, this.#vmFd, this.#bell);
+    this.#doorbells ??= new WatchThread(this.#native, this.#vmFd, this.#bell);
     return this.#doorbells.add(range, onRing);
   }
 
@@ -146,9 +129,7 @@ export class KvmThreads implements VcpuThreads {
   }
 
   async wait(ms: number): Promise<void> {
-    const { waitAsync } = Atomics as unknown as WaitAsync;
-    const waiting = waitAsync(this.#bell, 0, this.#heard, ms);
-    if (waiting.async) await waiting.value;
+    await waitAsync(this.#bell, 0, this.#heard, ms);
     this.#heard = Atomics.load(this.#bell, 0);
     this.#doorbells?.serve();
   }
@@ -164,7 +145,7 @@ export class KvmThreads implements VcpuThreads {
     for (const thread of this.#threads) thread.job.worker.ref();
     await Promise.all(this.#threads.map((thread) => thread.job.ended));
     await this.#doorbells?.close();
-    LIVE.delete(this);
+    noLongerAlive(this);
   }
 
   /** Tells the threads to end, without waiting for it. */

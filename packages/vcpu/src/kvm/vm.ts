@@ -1,4 +1,5 @@
 /** A VM of KVM: memory slots from an address space, vCPUs, and the dirty log. */
+import { availableParallelism } from "node:os";
 import { type AddressSpace, PageFlag } from "@skep/memory";
 import type { EngineVcpu, EngineVm, EngineVmOptions } from "../engine.ts";
 import { EngineUnsuitableError, VmStateError } from "../errors.ts";
@@ -10,6 +11,7 @@ import type { KvmEvent } from "./exit-reader.ts";
 import type { KvmHost } from "./host.ts";
 import { HostMemory } from "./host-memory.ts";
 import type { KernelApics } from "./irqchip.ts";
+import { isOnlyVm, type KvmVcpuThreads } from "./live-threads.ts";
 import { type MemorySlot, MemorySlots } from "./memory-slots.ts";
 import { setMsrFilter } from "./msr-policy.ts";
 import type { Native } from "./native.ts";
@@ -17,6 +19,7 @@ import { Size, Struct } from "./structs.ts";
 import { KvmThreads } from "./threads.ts";
 import { KvmVcpu, type VcpuHost } from "./vcpu.ts";
 import type { StateFeatures } from "./vcpu-state.ts";
+import { VmThread } from "./vm-thread.ts";
 
 /**
  * Three pages and one that KVM needs for real mode on Intel processors without unrestricted guests. Below the
@@ -34,6 +37,12 @@ export interface KvmVmSettings {
    * has no such ring, the dirty log is a bitmap for each slot.
    */
   readonly dirtyRingEntries?: number;
+  /**
+   * Whether vCPUs have threads of their own, in VMs with KVM's interrupt controller: "always", or "never", which takes a
+   * single vCPU, and the main thread for the VM. Default "auto": unless that is so, and the host has one processor, and no
+   * other such VM is open here.
+   */
+  readonly vcpuThreads?: "auto" | "always" | "never";
 }
 
 export class KvmVm implements EngineVm, VcpuHost {
@@ -45,7 +54,7 @@ export class KvmVm implements EngineVm, VcpuHost {
   readonly hasTscOffset: boolean;
   readonly routeLimit: number;
   readonly signature: number;
-  readonly threads?: KvmThreads;
+  readonly threads?: KvmVcpuThreads;
   /** Raw access for what the contract does not have: more slots, the dirty log. */
   readonly slots: MemorySlots;
 
@@ -97,7 +106,7 @@ export class KvmVm implements EngineVm, VcpuHost {
       native.blockKick();
       this.invalidateMappings();
       if (irqchip) {
-        this.threads = new KvmThreads(native, this.fd, (nowNs, tsc) => this.#startTime(nowNs, tsc));
+        this.threads = this.#makeThreads(settings.vcpuThreads ?? "auto");
       }
       options.memory.setMappingsWatcher(() => this.invalidateMappings());
       options.memory.dirty.setSource((gpa, bytes) => this.#collectDirty(gpa, bytes));
@@ -205,6 +214,20 @@ export class KvmVm implements EngineVm, VcpuHost {
     cap.setU32(0, capability);
     cap.setU64(8, argument);
     this.native.ioctlStruct(this.fd, "KVM_ENABLE_CAP", cap);
+  }
+
+  #makeThreads(wanted: NonNullable<KvmVmSettings["vcpuThreads"]>): KvmVcpuThreads {
+    const startTime = (nowNs: number, tsc: bigint): void => this.#startTime(nowNs, tsc);
+    const loop = this.#options.vcpus === 1 && wanted !== "always" ? this.native.eventLoop() : undefined;
+    if (wanted === "never" && loop === undefined) {
+      throw new EngineUnsuitableError(
+        `vcpuThreads: "never" takes a single vCPU, and the main thread of a Node that exports its libuv; ` +
+          `expected "auto" or "always"`,
+      );
+    }
+    const isWorthIt = wanted === "never" || (availableParallelism() === 1 && isOnlyVm());
+    if (loop !== undefined && isWorthIt) return new VmThread(this.native, this.fd, { loop, startTime });
+    return new KvmThreads(this.native, this.fd, startTime);
   }
 
   #expectOpen(action: string): void {

@@ -1,4 +1,4 @@
-// Runs, on the one processor that this process was given, a guest that exits without a pause, computes until the event
+// one-processor-guest.ts WAY: runs, on the one processor that this process was given and with `vcpuThreads` as told, a guest that exits without a pause, computes until the event
 // loop has had a turn, and exits again; it is paused and gone on with in both. Ends with status 7 where all came.
 import { deepStrictEqual } from "node:assert";
 import { availableParallelism } from "node:os";
@@ -24,8 +24,13 @@ const CODE = Uint8Array.of(
 );
 
 deepStrictEqual(availableParallelism(), 1);
-const machine = await KvmMachine.create(createKvmEngine());
+const machine = await KvmMachine.create(
+  createKvmEngine({ vcpuThreads: process.argv[2] as "always" | "auto" }),
+);
 machine.start("real", CODE);
+
+// By itself the engine spares the single vCPU a thread.
+deepStrictEqual(machine.kvm.threads!.sharesThread ?? false, process.argv[2] === "auto");
 
 const pauseAndGoOn = async (): Promise<void> => {
   await machine.vm.pause();

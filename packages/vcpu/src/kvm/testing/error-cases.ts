@@ -10,6 +10,7 @@ import { hex } from "../../testing/conformance/layout.ts";
 import { Vm } from "../../vm.ts";
 import type { KvmError, KvmExitError } from "../errors.ts";
 import { KvmHost } from "../host.ts";
+import type { KvmThreads } from "../threads.ts";
 import type { KvmVm } from "../vm.ts";
 import { type KvmCase, SkipCase } from "./case.ts";
 import { COUNTER_GUEST } from "./guests.ts";
@@ -209,13 +210,14 @@ export const errorCases: readonly KvmCase[] = [
   {
     name: "a vCPU's thread that dies ends the run",
     run: ({ engine }) =>
-      withMachine(engine(), {}, async (m) => {
+      withMachine(engine({ vcpuThreads: "always" }), {}, async (m) => {
+        const threads = m.kvm.threads as KvmThreads;
         m.start("real", COUNTER_GUEST);
         const failed = refusal("KvmThreadError", /the thread of vCPU 0 is gone/, () => m.run());
         await m.changed(0x3000, 0);
-        const ended = m.kvm.threads!.workers[0]!.terminate();
+        const ended = threads.workers[0]!.terminate();
         // A thread inside the guest hears of its end once it comes out.
-        m.kvm.threads!.kick(0);
+        threads.kick(0);
         await ended;
         await failed;
         expectEqual("state", m.vm.state, "stopped");

@@ -1,5 +1,6 @@
 import type { KvmCase } from "./case.ts";
 import { errorCases } from "./error-cases.ts";
+import { eventLoopCases } from "./event-loop-cases.ts";
 import { interruptCases } from "./interrupt-cases.ts";
 import { memoryCases } from "./memory-cases.ts";
 import { runCases } from "./run-cases.ts";
@@ -11,7 +12,8 @@ export { emulationLimit, kvmConformanceSkip } from "./skips.ts";
 
 /** Cases of KVM's engine beyond the conformance suite, by group: plain functions, for any test framework or none. */
 export const kvmCases: readonly { readonly title: string; readonly cases: readonly KvmCase[] }[] = [
-  { title: "vCPUs on threads", cases: runCases },
+  { title: "runs", cases: runCases },
+  { title: "event loop", cases: eventLoopCases },
   { title: "memory", cases: memoryCases },
   { title: "interrupts", cases: interruptCases },
   { title: "several vCPUs", cases: smpCases },

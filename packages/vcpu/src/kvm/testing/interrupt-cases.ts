@@ -146,9 +146,10 @@ export const interruptCases: readonly KvmCase[] = [
     run: ({ engine }) =>
       withMachine(engine(), {}, async (m) => {
         const rings = { port: 0, memory: 0 };
+        let isOver = false;
         const check = (): void => {
-          // Rings of a quick succession come as one.
-          if (m.output.length > 0 && rings.port > 0 && rings.memory > 0) m.vm.powerOff();
+          // Rings of a quick succession come as one; what is counted after the end is told in the next run.
+          if (!isOver && m.output.length > 0 && rings.port > 0 && rings.memory > 0) m.vm.powerOff();
         };
         const port = m.kvm.addDoorbell({ space: "port", address: 0x500, bytes: 2, value: 3n }, () => {
           rings.port++;
@@ -164,6 +165,7 @@ export const interruptCases: readonly KvmCase[] = [
         expectEqual("rings", [rings.port > 0, rings.memory > 0], [true, true]);
         expectEqual("accesses", m.accesses, [{ kind: "write", offset: 0x20, size: 4, value: 8 }]);
         expectEqual("I/O exits", m.vm.exitCounts[ExitReason.IoInstruction], 1);
+        isOver = true;
         port.close();
         m.start(
           "real",
