@@ -27,6 +27,28 @@ describe.each(GUESTS)("Debian's %s", (kernelName, busyboxName, machineName) => {
   );
 });
 
+it(
+  "x86-64-v3: the kernel finds AVX2 and FMA, and the C library's choice of routines computes the same",
+  async (context) => {
+    const kernel = await debianFile(context, "linux-image-cloud-amd64");
+    const busybox = await debianFile(context, "busybox-static");
+    let output = "";
+    const code = await runCommand({
+      kernel,
+      busybox,
+      command: `grep -o -w -E 'avx|avx2|bmi2|f16c|fma|xsaveopt' /proc/cpuinfo | sort; ${QUESTIONS}`,
+      memoryMiB: 256,
+      cpuid: { model: "x86-64-v3" },
+      onOutput: (bytes) => {
+        output += new TextDecoder().decode(bytes);
+      },
+    });
+    expect(output).toBe(`avx\navx2\nbmi2\nf16c\nfma\nxsaveopt\n${answers({ machine: "x86_64", cpus: 1 })}`);
+    expect(code).toBe(QUESTIONS_EXIT_CODE);
+  },
+  GUEST_TIMEOUT_MS,
+);
+
 describe("a shell on the console", () => {
   let machine: Machine | undefined;
   afterEach(() => machine?.close());

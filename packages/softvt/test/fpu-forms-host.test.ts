@@ -11,6 +11,8 @@ import { HostCpu } from "../../../test/host-cpu/host-cpu.ts";
 import { Random } from "../../../test/host-cpu/random.ts";
 import { fromTable } from "../../../test/host-cpu/table.ts";
 import "../src/isa/x87/index.ts";
+import "../src/isa/avx/fused.ts";
+import "../src/isa/avx/half.ts";
 import "../src/isa/sse-float/index.ts";
 import { SPECS } from "../src/isa/registry.ts";
 import { EvaluatorCpu } from "./support/evaluator.ts";

@@ -5,6 +5,8 @@ import { HostCpu, type MemoryBytes, STACK_START } from "../../../test/host-cpu/h
 import { Random } from "../../../test/host-cpu/random.ts";
 import { type HostState, hostState } from "../../../test/host-cpu/state.ts";
 import { type InsnSpec, SPECS } from "../src/isa/registry.ts";
+import "../src/isa/avx/fused.ts";
+import "../src/isa/avx/half.ts";
 import "../src/isa/sse-float/index.ts";
 import { FpEngine } from "./support/fp-engine.ts";
 

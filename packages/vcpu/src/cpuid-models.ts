@@ -98,7 +98,7 @@ const BEYOND_LEVEL_2 = [
   "xsave",
 ] as const satisfies readonly CpuidFeatureName[];
 
-/** Level 3's additions that are not there yet; AVX needs XSAVE. */
+/** What level 3 adds (BMI, LZCNT and MOVBE are above), with the XSAVE extensions that go with AVX. */
 const LEVEL_3 = [
   "avx",
   "avx2",

@@ -198,6 +198,14 @@ const writeSlow128 = fn(
   },
 );
 
+/** (address, bytes, access): raises what a write there would, with nothing written. Test EVENT. */
+export const checkWritable = fn("checkWritable", ["i64", "i32", "i32"], undefined, (f, va, bytes, access) => {
+  const tlb = get32(f, Cpu.TLB);
+  f.if(f.call(probe, va, access, tlb).eqz(), () => f.return());
+  const last = wrapLinear(f, va.add(bytes.sub(1).u64())).and(~0xfffn);
+  f.if(last.ne(va.and(~0xfffn)), () => f.call(probe, last, access, tlb));
+});
+
 /** Writes both halves once it is known that all of it may be written. */
 const writeSlow256 = fn(
   "writeSlow256",

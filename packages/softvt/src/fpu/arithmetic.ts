@@ -1,11 +1,11 @@
 import type { Builder, I32, I64 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Flag, note, Rounding, roundingOf } from "./env.ts";
-import { FORMATS, type Format, formatFn, isNan, type Unpacked } from "./formats.ts";
+import { type ArithmeticName, FORMATS, type Format, formatFn, isNan, type Unpacked } from "./formats.ts";
 import { BIAS, SPECIAL, TOP_BIT } from "./round.ts";
 import { multiplyWide, shiftLeftWide, shiftRightSticky, sticky } from "./wide.ts";
 
-const isSpecial = (u: Unpacked): I32 => u.exp.eq(SPECIAL);
+export const isSpecial = (u: Unpacked): I32 => u.exp.eq(SPECIAL);
 
 /**
  * A binary operation: takes the operands apart, sorts out NaNs, and leaves the rest to `describe`; `infinite`
@@ -225,7 +225,7 @@ const arithmetic = (format: Format): Arithmetic => ({
 });
 
 /** (a, b, env) → result, with its exceptions noted; sqrt: (a, env). */
-export const ARITHMETIC: Readonly<Record<Format["name"], Arithmetic>> = {
+export const ARITHMETIC: Readonly<Record<ArithmeticName, Arithmetic>> = {
   f32: arithmetic(FORMATS.f32),
   f64: arithmetic(FORMATS.f64),
   f80: arithmetic(FORMATS.f80),

@@ -1,7 +1,7 @@
 import type { I32 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Flag, note } from "./env.ts";
-import { FORMATS, type Format, formatFn, isNan } from "./formats.ts";
+import { type ArithmeticName, FORMATS, type Format, formatFn, isNan } from "./formats.ts";
 
 /**
  * How two operands compare, as CF, PF and ZF show it (SDM Vol. 2, COMISD, FCOMI); shifted left by 8 these are
@@ -27,7 +27,7 @@ const describeCompare = (format: Format): Fn =>
     f.return(a.sign.ne(b.sign).select(a.sign, smaller.xor(a.sign)));
   });
 
-export const COMPARE: Readonly<Record<Format["name"], Fn>> = {
+export const COMPARE: Readonly<Record<ArithmeticName, Fn>> = {
   f32: describeCompare(FORMATS.f32),
   f64: describeCompare(FORMATS.f64),
   f80: describeCompare(FORMATS.f80),

@@ -1,7 +1,15 @@
 import { type Builder, fn, type I32, type I64 } from "../ir/builder.ts";
 import type { Fn } from "../ir/ir.ts";
 import { Env, Flag, note } from "./env.ts";
-import { FORMATS, type Format, formatFn, isNan, type Unpacked } from "./formats.ts";
+import {
+  type ArithmeticName,
+  FORMATS,
+  type Format,
+  formatFn,
+  HALF,
+  isNan,
+  type Unpacked,
+} from "./formats.ts";
 import { BIAS, pack80, roundsUp, SPECIAL, TOP_BIT } from "./round.ts";
 import { pair, shiftRightSticky } from "./wide.ts";
 
@@ -94,7 +102,10 @@ const conversions = (format: Format, ...others: Format[]): Conversions => ({
   to: Object.fromEntries(others.map((other) => [other.name, describeConvert(format, other)])),
 });
 
-export const CONVERT: Readonly<Record<Format["name"], Conversions>> = {
+/** (single, env) → half; env's rounding and not FTZ counts (SDM Vol. 1 sec. 14.4.1). */
+export const singleToHalf = describeConvert(FORMATS.f32, HALF);
+
+export const CONVERT: Readonly<Record<ArithmeticName, Conversions>> = {
   f32: conversions(FORMATS.f32, FORMATS.f64, FORMATS.f80),
   f64: conversions(FORMATS.f64, FORMATS.f32, FORMATS.f80),
   f80: conversions(FORMATS.f80, FORMATS.f32, FORMATS.f64),

@@ -23,7 +23,7 @@ export type Raw = readonly [I64] | readonly [I64, I32];
 
 /** What the arithmetic has to know of a format. Results are an I64 of bits, or a V128 as `pack80` makes it. */
 export interface Format {
-  readonly name: "f32" | "f64" | "f80";
+  readonly name: "f16" | "f32" | "f64" | "f80";
   /** Types of one operand's parts. */
   readonly parts: readonly WasmType[];
   readonly result: WasmType;
@@ -47,11 +47,12 @@ export interface Format {
 export const isNan = (u: Unpacked): I32 => u.exp.eq(SPECIAL).and(u.sig.ne(TOP_BIT));
 
 interface Layout {
-  readonly bits: 32 | 64;
+  readonly bits: 16 | 32 | 64;
   readonly fraction: number;
   readonly bias: number;
 }
 
+const F16: Layout = { bits: 16, fraction: 10, bias: 15 };
 const F32: Layout = { bits: 32, fraction: 23, bias: 127 };
 const F64: Layout = { bits: 64, fraction: 52, bias: 1023 };
 
@@ -87,7 +88,7 @@ function narrow(layout: Layout): Format {
   const quiet = 1n << BigInt(fraction - 1);
   const discard = 63 - fraction;
   const [min, max] = [BIAS - bias + 1, BIAS + bias];
-  const name = bits === 32 ? "f32" : "f64";
+  const name = `f${bits}` as const;
   const signed = (sign: I32): I64 => sign.u64().shl(bits - 1);
   /** SSE's rule (SDM Vol. 1 table 4-7): the first operand if it is a NaN, else the second. */
   const nan = fn(`nan_${name}`, ["i64", "i64"], "i64", (f, a, b) => {
@@ -228,7 +229,13 @@ const extended: Format = {
   returnNaN: (f, a, b) => f.return(f.call<V128>(nan80 as Fn, a[0], a[1] as I32, b[0], b[1] as I32)),
 };
 
-export const FORMATS: Readonly<Record<Format["name"], Format>> = {
+/** The formats that there is arithmetic in. */
+export type ArithmeticName = Exclude<Format["name"], "f16">;
+
+/** IEEE 754's binary16, which is only converted to. */
+export const HALF: Format = narrow(F16);
+
+export const FORMATS: Readonly<Record<ArithmeticName, Format>> = {
   f32: narrow(F32),
   f64: narrow(F64),
   f80: extended,
