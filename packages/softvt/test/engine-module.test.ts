@@ -1,6 +1,6 @@
 import { deflateRawSync } from "node:zlib";
 import { expect, it } from "vitest";
-import { inflateBase64 } from "../src/engine/inflate.ts";
+import { inflateBase64, inflateByStream } from "../src/engine/inflate.ts";
 import { compileEngine } from "../src/engine/module.ts";
 import {
   EngineMismatchError,
@@ -26,6 +26,7 @@ it("decodes by the table that the module brings", async () => {
   const { table } = await compileEngine(bytes);
   expect(table.special).toEqual(HANDLERS.special);
   expect(table.forms.size).toBe(HANDLERS.forms.size);
+  expect(table.vexForms().size).toBe(HANDLERS.vexForms().size);
 });
 
 it.each([
@@ -40,10 +41,15 @@ it.each([
 
 it("packs every instruction, form and handler of the table", () => {
   const table = unpackTable(packTable(HANDLERS));
-  const unpacked = [...table.forms];
-  [...HANDLERS.forms].forEach(([spec, forms], i) => {
+  const unpacked = [...table.forms, ...table.vexForms()];
+  [...HANDLERS.forms, ...HANDLERS.vexForms()].forEach(([spec, forms], i) => {
     const [coding, list] = unpacked[i]!;
-    expect(spec).toEqual({ ...coding, describe: expect.any(Function) });
+    const { feature } = spec;
+    expect(spec).toEqual({
+      ...coding,
+      describe: expect.any(Function),
+      ...(feature !== undefined && { feature }),
+    });
     expect(list.length).toBe(forms.length);
     for (const form of forms) {
       if (form === undefined) continue;
@@ -58,6 +64,8 @@ it("inflates what a build left, and notices what is missing", async () => {
   const bytes = Uint8Array.from({ length: 70_000 }, (_, i) => (i * i) >> 7);
   const base64 = deflateRawSync(bytes).toString("base64");
   expect(Buffer.compare(await inflateBase64(base64, bytes.length), bytes)).toBe(0);
+  expect(Buffer.compare(await inflateByStream(base64), bytes)).toBe(0);
+  await expect(inflateByStream(base64.slice(0, 400))).rejects.toThrow();
   await expect(inflateBase64(base64, bytes.length + 1)).rejects.toThrow(RangeError);
   await expect(inflateBase64(base64, bytes.length - 1)).rejects.toThrow(RangeError);
   await expect(inflateBase64(base64.slice(0, 400), bytes.length)).rejects.toThrow();

@@ -2,7 +2,7 @@ import type { EaKind } from "../cpu/address.ts";
 import { Cpu, Mode, Seg } from "../cpu/layout.ts";
 import { EA_OVERFLOW, EA_SEGMENT_SHIFT, EA_SIZE_SHIFT, VVVV_SHIFT } from "../cpu/uop.ts";
 import type { InsnCoding } from "../isa/registry.ts";
-import { type DecodeTable, type Form, formIndex, sizesOf } from "../isa/table.ts";
+import { type DecodeTable, type Form, type Forms, formIndex, sizesOf } from "../isa/table.ts";
 
 /** One decoded instruction; the decoder reuses a single record. */
 export interface Decoded {
@@ -27,6 +27,35 @@ interface Slot {
   readonly hasModrm: boolean;
 }
 
+interface OpcodeMaps {
+  readonly maps: readonly (Slot | undefined)[][];
+  readonly forms: Forms;
+}
+
+function opcodeMaps(forms: Forms): OpcodeMaps {
+  const lists: InsnCoding[][][] = [[], [], [], []];
+  for (const spec of forms.keys()) {
+    const map = lists[spec.map]!;
+    map[spec.opcode] ??= [];
+    map[spec.opcode]!.push(spec);
+  }
+  return { maps: lists.map((map) => map.map(slotOf)), forms };
+}
+
+function slotOf(specs: readonly InsnCoding[]): Slot {
+  const hasModrm = specs.some(
+    (s) =>
+      s.digit !== undefined || s.modrm !== undefined || s.operands.some((o) => /^[EGMWVQPSCD]$/.test(o.kind)),
+  );
+  return { specs: [...specs].sort((x, y) => rank(y) - rank(x)), hasModrm };
+}
+
+/** A whole ModRM byte is more specific than a digit, a mandatory prefix than none. */
+const rank = (s: InsnCoding): number =>
+  (s.modrm !== undefined ? 4 : 0) +
+  (s.prefix !== undefined && s.prefix !== "" ? 2 : 0) +
+  (s.prefix === "" ? 1 : 0);
+
 const FS_OVERRIDE = 4;
 const NO_SEGMENT = -1;
 
@@ -38,8 +67,10 @@ export const PrefixBit = { REP: 1, REPNE: 2, SEGMENT_SHIFT: 2, ADDRESS_SHIFT: 5,
  * and what their operands look like, comes from the descriptions alone.
  */
 export class Decoder {
-  readonly #maps: (Slot | undefined)[][] = [[], [], [], []];
-  readonly #forms: ReadonlyMap<InsnCoding, readonly (Form | undefined)[]>;
+  readonly #table: DecodeTable;
+  readonly #plain: OpcodeMaps;
+  /** Of instructions with a VEX prefix, once there was one. */
+  #vex: OpcodeMaps | undefined;
   readonly #out: Decoded = {
     length: 0,
     form: undefined,
@@ -54,29 +85,8 @@ export class Decoder {
   };
 
   constructor(table: DecodeTable) {
-    this.#forms = table.forms;
-    const lists: InsnCoding[][][] = [[], [], [], []];
-    for (const spec of table.forms.keys()) {
-      const map = lists[spec.map]!;
-      map[spec.opcode] ??= [];
-      map[spec.opcode]!.push(spec);
-    }
-    lists.forEach((map, index) => {
-      map.forEach((specs, opcode) => {
-        const hasModrm = specs.some(
-          (s) =>
-            s.digit !== undefined ||
-            s.modrm !== undefined ||
-            s.operands.some((o) => /^[EGMWVQPSCD]$/.test(o.kind)),
-        );
-        // A whole ModRM byte is more specific than a digit, a mandatory prefix than none.
-        const rank = (s: InsnCoding): number =>
-          (s.modrm !== undefined ? 4 : 0) +
-          (s.prefix !== undefined && s.prefix !== "" ? 2 : 0) +
-          (s.prefix === "" ? 1 : 0);
-        this.#maps[index]![opcode] = { specs: [...specs].sort((x, y) => rank(y) - rank(x)), hasModrm };
-      });
-    });
+    this.#table = table;
+    this.#plain = opcodeMaps(table.forms);
   }
 
   /**
@@ -185,7 +195,9 @@ export class Decoder {
         byte = bytes[p++]!;
       }
     }
-    const slot = this.#maps[map]![byte];
+    if (vex !== undefined) this.#vex ??= opcodeMaps(this.#table.vexForms());
+    const { maps, forms: allForms } = vex === undefined ? this.#plain : this.#vex!;
+    const slot = maps[map]![byte];
     if (slot === undefined) return this.#undefined(p - at);
     const modrm = slot.hasModrm ? bytes[p]! : 0;
     const mod = modrm >> 6;
@@ -198,7 +210,6 @@ export class Decoder {
     const defaultSize = code === Mode.CODE16 ? 16 : 32;
     let opsize = 0;
     for (const candidate of slot.specs) {
-      if ((candidate.vex === undefined) !== (vex === undefined)) continue;
       if (candidate.vex?.l !== undefined && candidate.vex.l !== vex) continue;
       if (candidate.modrm !== undefined && candidate.modrm !== modrm) continue;
       if (candidate.digit !== undefined && candidate.digit !== reg) continue;
@@ -213,7 +224,7 @@ export class Decoder {
       else if (osize && !selects66 && vex === undefined) size = long || defaultSize === 32 ? 16 : 32;
       else if (candidate.size64 === "d64" && long) size = 64;
       else size = defaultSize;
-      const forms = this.#forms.get(candidate)!;
+      const forms = allForms.get(candidate)!;
       const sizes = sizesOf(candidate);
       if (!sizes.includes(size)) size = sizes.includes(32) ? 32 : sizes[sizes.length - 1]!;
       const wantsMemory = isMemory || candidate.operands.some((o) => o.kind === "O");

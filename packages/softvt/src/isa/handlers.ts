@@ -36,9 +36,10 @@ export function buildHandlers(): HandlerTable {
     special[name as SpecialName] = add({ name, hot: true, describe });
 
   const forms = new Map<InsnSpec, (Form | undefined)[]>();
+  const vexForms = new Map<InsnSpec, (Form | undefined)[]>();
   for (const spec of SPECS) {
     const list: (Form | undefined)[] = [];
-    forms.set(spec, list);
+    (spec.vex === undefined ? forms : vexForms).set(spec, list);
     for (const opsize of sizesOf(spec))
       for (const memory of [false, true]) {
         if (!hasForm(spec, memory)) continue;
@@ -81,14 +82,14 @@ export function buildHandlers(): HandlerTable {
       }
   }
   const number = (n: number): number => (n < 0 ? hot.length - n - 1 : n);
-  for (const list of forms.values())
+  for (const list of [...forms.values(), ...vexForms.values()])
     for (const form of list)
       for (const pair of Object.values(form?.handlers ?? {})) {
         pair.wanted = number(pair.wanted);
         pair.dead = number(pair.dead);
       }
   for (const name of Object.keys(special) as SpecialName[]) special[name] = number(special[name]);
-  return { list: [...hot, ...cold], hotCount: hot.length, forms, special };
+  return { list: [...hot, ...cold], hotCount: hot.length, forms, vexForms: () => vexForms, special };
 }
 
 function hasForm(spec: InsnSpec, memory: boolean): boolean {

@@ -11,7 +11,7 @@ import {
   writeMemory128,
   writeMemory256,
 } from "../cpu/memory.ts";
-import { get32, get64, raise, set32, set64, Vector } from "../cpu/state.ts";
+import { get32, get64, raiseException, set32, set64, Vector } from "../cpu/state.ts";
 import { VVVV_SHIFT } from "../cpu/uop.ts";
 import { Builder, type I32, type I64, type V128 } from "../ir/builder.ts";
 import type { LoadName, StoreName } from "../wasm/opcodes.ts";
@@ -111,7 +111,7 @@ export class Insn extends Builder {
 
   /** Raises a fault at this instruction and leaves. */
   fault(vector: number, error: I32 | number = 0): void {
-    raise(this, vector, error);
+    this.call(raiseException, this.i32(vector), typeof error === "number" ? this.i32(error) : error);
     this.leave();
   }
 

@@ -1,5 +1,5 @@
 import { Cpu } from "../cpu/layout.ts";
-import { CR4, get32, get64, raise, set32, Vector } from "../cpu/state.ts";
+import { CR4, get32, get64, raise, raiseException, set32, Vector } from "../cpu/state.ts";
 import { Env, Flag } from "../fpu/env.ts";
 import { fn, type I32 } from "../ir/builder.ts";
 import type { Insn } from "./insn.ts";
@@ -9,11 +9,7 @@ import { type InsnOptions, insn, type VexCoding } from "./registry.ts";
 function faultIfOff(c: Insn, field: number): void {
   const vector = get32(c, field);
   c.unlikely(vector, () => {
-    c.if(
-      vector.eq(Vector.NM),
-      () => raise(c, Vector.NM),
-      () => raise(c, Vector.UD),
-    );
+    c.call(raiseException, vector, c.i32(0));
     c.leave();
   });
 }

@@ -14,10 +14,15 @@ export interface Form {
   readonly fused: readonly number[] | undefined;
 }
 
+/** Instructions with their forms, at `formIndex(opsize, memory)`. */
+export type Forms = ReadonlyMap<InsnCoding, readonly (Form | undefined)[]>;
+
 /** What decoding needs: no description runs for it, none is even loaded where a build packed it. */
 export interface DecodeTable {
-  /** Of each instruction its forms, at `formIndex(opsize, memory)`. */
-  readonly forms: ReadonlyMap<InsnCoding, readonly (Form | undefined)[]>;
+  /** Of the instructions without a VEX prefix. */
+  readonly forms: Forms;
+  /** Of those with one: unpacked when the first is decoded, for they are many and a start does without. */
+  readonly vexForms: () => Forms;
   readonly special: Readonly<Record<SpecialName, number>>;
 }
 
@@ -31,35 +36,55 @@ export function sizesOf(spec: InsnCoding): readonly number[] {
   return spec.operands.some((o) => o.size === "v" || o.size === "z" || o.size === "y") ? [16, 32, 64] : [32];
 }
 
-/** A form as text holds it: operand size, memory, handlers by address kind, fused handlers. */
-type PackedForm = [number, boolean, Form["handlers"], (readonly number[])?];
+/**
+ * A form as text holds it: operand size and 1 for memory, handlers by address kind, fused handlers. Where there is but one
+ * handler, which is so of most, it is its number.
+ */
+type PackedForm = [number, Form["handlers"] | number, (readonly number[])?];
+
+function packHandlers(handlers: Form["handlers"]): Form["handlers"] | number {
+  const { any, ...others } = handlers;
+  const isAlone = any !== undefined && any.wanted === any.dead && Object.keys(others).length === 0;
+  return isAlone ? any.wanted : handlers;
+}
+
+const unpackHandlers = (packed: Form["handlers"] | number): Form["handlers"] =>
+  typeof packed === "number" ? { any: { wanted: packed, dead: packed } } : packed;
+
 /** Of some opcodes in a row that differ in nothing else: what they share, then each one's opcode and forms. */
 type PackedInsn = [Omit<InsnCoding, "opcode" | "operands">, ...[number, PackedForm[]][]];
 
-/** The table as text, for `unpackTable()`. */
-export function packTable(table: DecodeTable): string {
+function packForms(forms: Forms): PackedInsn[] {
   const packed: PackedInsn[] = [];
   let last: string | undefined;
-  for (const [spec, forms] of table.forms) {
-    const { opcode, operands: _operands, ...shared } = spec as InsnCoding & { describe?: unknown };
+  for (const [spec, list] of forms) {
+    // What is not needed to decode stays out: the description, and the feature's name.
+    const {
+      opcode,
+      operands: _operands,
+      feature: _feature,
+      ...shared
+    } = spec as InsnCoding & {
+      describe?: unknown;
+    };
     delete shared.describe;
     const text = JSON.stringify(shared);
     if (text !== last) packed.push([shared]);
     last = text;
-    const list: PackedForm[] = [];
-    for (const form of forms) {
-      if (form === undefined) continue;
-      const { opsize, memory, handlers, fused } = form;
-      list.push(fused === undefined ? [opsize, memory, handlers] : [opsize, memory, handlers, fused]);
-    }
-    packed[packed.length - 1]!.push([opcode, list]);
+    packed[packed.length - 1]!.push([
+      opcode,
+      list.flatMap((form) => (form === undefined ? [] : [packForm(form)])),
+    ]);
   }
-  return JSON.stringify({ special: table.special, packed });
+  return packed;
 }
 
-/** The table that `packTable()` gave as text. */
-export function unpackTable(text: string): DecodeTable {
-  const { special, packed } = JSON.parse(text) as Pick<DecodeTable, "special"> & { packed: PackedInsn[] };
+function packForm({ opsize, memory, handlers, fused }: Form): PackedForm {
+  const kind = opsize + (memory ? 1 : 0);
+  return fused === undefined ? [kind, packHandlers(handlers)] : [kind, packHandlers(handlers), fused];
+}
+
+function unpackForms(packed: readonly PackedInsn[]): Forms {
   const forms = new Map<InsnCoding, (Form | undefined)[]>();
   const parsed = new Map<string, readonly Operand[]>();
   for (const [shared, ...opcodes] of packed) {
@@ -71,10 +96,44 @@ export function unpackTable(text: string): DecodeTable {
     for (const [opcode, list] of opcodes) {
       const spec: InsnCoding = { ...shared, opcode, operands };
       const unpacked: (Form | undefined)[] = [];
-      for (const [opsize, memory, handlers, fused] of list)
+      for (const [kind, packedHandlers, fused] of list) {
+        const memory = (kind & 1) === 1;
+        const opsize = kind & ~1;
+        const handlers = unpackHandlers(packedHandlers);
         unpacked[formIndex(opsize, memory)] = { spec, opsize, memory, handlers, fused };
+      }
       forms.set(spec, unpacked);
     }
   }
-  return { forms, special };
+  return forms;
+}
+
+interface PackedTable extends Pick<DecodeTable, "special"> {
+  readonly packed: readonly PackedInsn[];
+  /** Text of its own, which need not be parsed at once. */
+  readonly vex: string;
+}
+
+/** The table as text, for `unpackTable()`. */
+export function packTable(table: DecodeTable): string {
+  const packed: PackedTable = {
+    special: table.special,
+    packed: packForms(table.forms),
+    vex: JSON.stringify(packForms(table.vexForms())),
+  };
+  return JSON.stringify(packed);
+}
+
+/** The table that `packTable()` gave as text. */
+export function unpackTable(text: string): DecodeTable {
+  const { special, packed, vex } = JSON.parse(text) as PackedTable;
+  let vexForms: Forms | undefined;
+  return {
+    forms: unpackForms(packed),
+    special,
+    vexForms: () => {
+      vexForms ??= unpackForms(JSON.parse(vex) as PackedInsn[]);
+      return vexForms;
+    },
+  };
 }

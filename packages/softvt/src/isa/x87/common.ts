@@ -1,7 +1,7 @@
 import { Cpu } from "../../cpu/layout.ts";
 import { codeLinear } from "../../cpu/lookup.ts";
 import { Access, probe } from "../../cpu/memory.ts";
-import { get32, get64, raise, set32, set64, Vector } from "../../cpu/state.ts";
+import { get32, get64, set32, set64, Vector } from "../../cpu/state.ts";
 import { Flag } from "../../fpu/env.ts";
 import { fn, type I32 } from "../../ir/builder.ts";
 import type { Insn } from "../insn.ts";
@@ -12,8 +12,7 @@ import { pop } from "./stack.ts";
 /** #NM by CR0.EM or CR0.TS: what instructions that do not wait (FN…) check too. */
 export function deviceCheck(c: Insn): void {
   c.unlikely(get32(c, Cpu.X87_OFF), () => {
-    raise(c, Vector.NM);
-    c.leave();
+    c.fault(Vector.NM);
   });
 }
 
