@@ -51,6 +51,7 @@ describe("bad input ends with status 2 and one line that names field, expectatio
     [["run", "--cpus", "0"], '--cpus: expected a whole number from 1 to 255, got "0"'],
     [["run", "--cpus", "1.5"], '--cpus: expected a whole number from 1 to 255, got "1.5"'],
     [["run", "--engine", "xen"], '--engine: expected one of auto, kvm, softvt, got "xen"'],
+    [["run", "--cpu", "486"], '--cpu: expected one of x86-64-v2, x86-64-v3, host, got "486"'],
     [["run", "--clock", "sun"], '--clock: expected one of real, instructions, got "sun"'],
     [["run", "--append", "smörgås"], '--append: expected printable ASCII, got "smörgås"'],
     [["run", "vmlinuz"], 'arguments: expected options only, got "vmlinuz"'],

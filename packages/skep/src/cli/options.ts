@@ -1,3 +1,4 @@
+import { CPUID_MODELS, type CpuidModelName } from "@skep/vcpu";
 import { ENGINE_NAMES, type EngineName, loadSoftvtEngine } from "../engines.ts";
 import { yieldHelperThreads } from "../node/helper-threads.ts";
 import type { Arguments } from "./usage.ts";
@@ -10,6 +11,7 @@ export const GUEST_OPTIONS = {
   append: { type: "string" },
   memory: { type: "string" },
   cpus: { type: "string" },
+  cpu: { type: "string" },
   clock: { type: "string" },
   help: { type: "boolean", short: "h" },
 } as const;
@@ -21,6 +23,8 @@ export const GUEST_OPTIONS_HELP = `  --engine NAME   softvt, kvm or auto (defaul
   --append TEXT   kernel command line
   --memory SIZE   guest RAM, such as 512M or 1G (default 512M)
   --cpus N        vCPUs (default 1)
+  --cpu MODEL     processor that the guest sees: x86-64-v2, x86-64-v3 (with AVX2), or host: all that the engine has
+                  (default host with kvm, else x86-64-v2)
   --clock KIND    real, or instructions: time by instructions executed, for runs that repeat (default real)`;
 
 /** The guest's options, checked one by one. */
@@ -31,6 +35,8 @@ export interface GuestOptions {
   readonly commandLine: string | undefined;
   readonly memoryMiB: number;
   readonly cpus: number;
+  /** Absent: the engine's own choice. */
+  readonly cpuid?: { readonly model: CpuidModelName };
   readonly clock: "real" | "instructions";
 }
 
@@ -50,6 +56,7 @@ export function startSoftvt(args: Arguments): void {
 /** @throws UsageError for the first option that cannot be used. */
 export function readGuestOptions(args: Arguments): GuestOptions {
   return {
+    ...readCpuModel(args),
     engine: args.choice("engine", ENGINE_NAMES, "auto"),
     memoryMiB: args.sizeMiB("memory", 16, 3584, 512),
     cpus: args.integer("cpus", 1, 255, 1),
@@ -58,6 +65,12 @@ export function readGuestOptions(args: Arguments): GuestOptions {
     kernel: args.file("kernel"),
     initrd: args.file("initrd"),
   };
+}
+
+function readCpuModel(args: Arguments): Pick<GuestOptions, "cpuid"> {
+  if (args.text("cpu") === undefined) return {};
+  const models = [...(Object.keys(CPUID_MODELS) as CpuidModelName[]), "host" as const];
+  return { cpuid: { model: args.choice("cpu", models, "host") } };
 }
 
 /** One line on stderr; what the guest says is on stdout. */
