@@ -140,8 +140,8 @@ class SoftVm implements EngineVm {
     const { arena } = this.#options.memory;
     const base = VCPUS + index * VCPU_BYTES;
     const cache = this.#cache;
-    const place = (host: number, mode: number): CodePlace => {
-      const base = cpu.get64(Cpu.RIP) - BigInt(host & 0xfff);
+    const place = (host: number, mode: number, rip = cpu.get64(Cpu.RIP)): CodePlace => {
+      const base = rip - BigInt(host & 0xfff);
       // Outside of 64-bit mode and flat segments what is a page's neighbour in RIP may be none.
       const isLinear = (mode & Mode.FLAT) !== 0 || (mode & Mode.CODE_MASK) === Mode.CODE64;
       const pageAt = (offset: number): number => {
@@ -189,7 +189,7 @@ class SoftVm implements EngineVm {
       if (missed !== 0n) {
         cpu.set64(Cpu.REGION_MISSED, 0n);
         const at = exports.codeAddress(missed) >>> 0;
-        if (at !== 0) this.#regions.missed(place(at, cpu.get32(Cpu.MODE)));
+        if (at !== 0) this.#regions.missed(place(at, cpu.get32(Cpu.MODE), missed));
       }
     };
     const vcpu = new SoftVcpu(index, cpu, exports, this.#allowed, sample);
